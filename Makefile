@@ -1,0 +1,40 @@
+# Everything lives inside this folder: the environment (.venv), downloaded packages and temporary files (.cache).
+# `make demo` runs a real search; `make test` runs the tests. Both make the environment first where it is missing.
+SHELL := /bin/bash
+PYTHON ?= python3
+ROOT := $(CURDIR)
+BIN := $(ROOT)/.venv/bin
+STAMP := .venv/.installed
+export UV_CACHE_DIR ?= $(ROOT)/.cache/uv
+export RAY_AUTH_TOKEN_PATH ?= $(ROOT)/.cache/ray-token
+export MPLCONFIGDIR ?= $(ROOT)/.cache/matplotlib
+UV = $(shell command -v uv 2>/dev/null || echo $(ROOT)/.cache/bootstrap/bin/uv)
+
+.PHONY: demo test lint lock env clean
+
+env: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "medtune needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version). Name another with: make PYTHON=python3.12 ..."; exit 2; }
+	@command -v uv >/dev/null || test -x .cache/bootstrap/bin/uv || { $(PYTHON) -m venv .cache/bootstrap && .cache/bootstrap/bin/pip install --quiet --no-cache-dir --disable-pip-version-check uv==0.13.9; }
+	@start=$$(date +%s); \
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv && \
+	$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock && \
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e . && \
+	touch $(STAMP) && echo "environment made in $$(( $$(date +%s) - start )) s"
+
+demo: $(STAMP)
+	@$(BIN)/medtune demo
+
+test: $(STAMP)
+	@$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+# Versions and hashes, without the addresses they were downloaded from.
+lock:
+	$(UV) pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet -o requirements.lock
+
+clean:
+	rm -rf .venv .cache

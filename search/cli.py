@@ -1,0 +1,91 @@
+"""The command line. Nothing heavy is imported before a command needs it, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+EXIT_MISTAKE, EXIT_INTERRUPTED = 2, 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """Commands and options: a contract, which a test pins."""
+    top = argparse.ArgumentParser(
+        prog="medtune",
+        description="Find, and trust, the best way to fine-tune a vision foundation model on medical images.",
+    )
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str, what: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".", allow_abbrev=False)
+
+    def existing(sub: argparse.ArgumentParser, **options: Any) -> None:
+        sub.add_argument("search", metavar="NAME_OR_DIR", help="a search's name or folder", **options)
+
+    for name, what in (("check", "everything that can be known before the first accelerator second"), ("search", "run a search")):
+        sub = command(name, what)
+        sub.add_argument("settings", metavar="SEARCH.yaml", help="the search's settings")
+        sub.add_argument("--set", metavar="a.b=c", action="append", default=[], dest="changes", help="change one setting")
+        if name == "search":
+            sub.add_argument("--address", metavar="ADDRESS", help="a Ray cluster; without it, one on this machine")
+    existing(command("resume", "go on with a search that was stopped or killed"))
+    sub = command("status", "trials with number, state, cause, parameters, epochs, value; best so far")
+    existing(sub)
+    sub.add_argument("--json", action="store_true", help="as JSON")
+    sub = command("export", "write the best configuration to a file")
+    existing(sub)
+    sub.add_argument("-o", dest="output", metavar="best.yaml", required=True, help="file to write")
+    which = sub.add_mutually_exclusive_group()
+    which.add_argument("--top", metavar="K", type=int, help="the K best, as best-1.yaml, best-2.yaml, ...")
+    which.add_argument("--per", choices=("backbone",), help="the best of each backbone")
+    sub = command("final", "final runs of exported configurations; opens the test set once")
+    sub.add_argument("exports", metavar="best.yaml", nargs="+", help="exported configurations; several are one opening of the test")
+    sub.add_argument("--seeds", metavar="N", type=int, default=5, help="runs with different seeds (default: 5)")
+    sub.add_argument("--workers", metavar="N", type=int, help="workers of one run, through Ray Train")
+    sub.add_argument("--fit", choices=("train", "all"), default="train", help="learn from train only, or from train + validation")
+    sub.add_argument("--again", metavar="REASON", help="open the test set again, and why")
+    sub.add_argument("-o", dest="output", metavar="DIR", help="folder to write (default: final beside the search)")
+    sub = command("report", "one page of searches and their finals")
+    existing(sub, nargs="+")
+    sub.add_argument("-o", dest="output", metavar="report.html", required=True, help="file to write")
+    sub = command("predict", "class probabilities of images, by a final's model")
+    sub.add_argument("model", metavar="MODEL_DIR", help="a final's model folder")
+    sub.add_argument("images", metavar="IMAGES", nargs="+", help="images, or folders of images")
+    sub.add_argument("-o", dest="output", metavar="predictions.csv", required=True, help="file to write")
+    sub = command("sync", "bring MLflow up to date with a search")
+    existing(sub)
+    sub.add_argument("--follow", action="store_true", help="until the search ends")
+    existing(command("ui", "MLflow's pages on this machine"))
+    sub = command("demo", "a real search on handwritten digits, in minutes")
+    sub.add_argument("-o", dest="output", metavar="DIR", default="demo", help="folder to write (default: demo)")
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command. 0 on success, 2 for a person's mistake, 130 after Ctrl-C."""
+    options = parser().parse_args(arguments)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # trials set their own threads; the driver needs none
+    from spaces.mistakes import Mistake
+
+    try:
+        from search import commands
+
+        getattr(commands, options.command)(options)
+        return 0
+    except Mistake as mistake:
+        for sentence in mistake.sentences:
+            print(f"medtune: {sentence}", file=sys.stderr)
+        return EXIT_MISTAKE
+    except KeyboardInterrupt:
+        print("medtune: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""What each command of the command line does."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from search.console import Console, describe_best, state_counts, trial_rows, what_is_trained
+from search.folder import SearchFolder, find
+from search.launch import Interrupted
+from search.launch import resume as resume_search
+from search.launch import search as launch_search
+from search.record import best
+from search.settings import load
+
+
+def check(options: argparse.Namespace) -> None:
+    from search.check import describe
+    from search.plan import plan
+
+    path = Path(options.settings)
+    console = Console.of_terminal()
+    config = load(path, options.changes)
+    with console.working("looking at the data"):
+        planned = plan(config, path.parent)
+    console.print(*describe(planned))
+
+
+def search(options: argparse.Namespace) -> None:
+    path = Path(options.settings)
+    console = Console.of_terminal()
+    try:
+        found = launch_search(load(path, options.changes), path.parent, address=options.address, console=console)
+    except Interrupted:
+        _interrupted(console, load(path, options.changes).name)
+    next_steps(console, found)
+
+
+def resume(options: argparse.Namespace) -> None:
+    console = Console.of_terminal()
+    found = find(options.search)
+    try:
+        resume_search(found, console=console)
+    except Interrupted:
+        _interrupted(console, options.search)
+    next_steps(console, found)
+
+
+def _interrupted(console: Console, name: str) -> None:
+    console.print(f"Stopped. Go on with: medtune resume {name}")
+    raise KeyboardInterrupt
+
+
+def next_steps(console: Console, found: SearchFolder) -> None:
+    console.print(
+        "Next:",
+        f"  medtune export {found.path} -o best.yaml",
+        "  medtune final best.yaml",
+        f"  medtune report {found.path} -o report.html",
+        f"  medtune ui {found.path}",
+    )
+
+
+def status(options: argparse.Namespace) -> None:
+    found = find(options.search)
+    config, study = found.config(), found.study()
+    direction = study.identity["direction"]
+    winner = best(study.trials, direction)
+    if options.json:
+        data = {
+            "name": config.name,
+            "folder": str(found.path),
+            "metric": config.metric,
+            "direction": direction,
+            "ordered": config.budget.trials,
+            "states": state_counts(study.trials),
+            "best": winner.number if winner else None,
+            "trials": trial_rows(study.trials),
+        }
+        print(json.dumps(data, indent=1))
+        return
+    console = Console.of_terminal()
+    for trial in study.trials:
+        parameters = ", ".join(f"{k} {_short(v)}" for k, v in trial.point.items() if k not in ("backbone", "trained_blocks"))
+        value = f"{trial.value:.4f}" if trial.value is not None else (f"{trial.values()[-1]:.4f} so far" if trial.epochs else "no epoch yet")
+        console.print(
+            f"{trial.number:>4} {trial.state:<10} {trial.done:>3} epochs  {value}  {trial.point['backbone']}, "
+            f"{what_is_trained(trial)}; {parameters}" + (f"; {trial.cause}" if trial.cause else "")
+        )
+    counts = ", ".join(f"{n} {state}" for state, n in state_counts(study.trials).items()) or "none yet"
+    console.print(f"{config.name}: {len(study.trials)} of {config.budget.trials} trials: {counts}")
+    console.print(f"Best: {describe_best(winner, str(config.metric))}" if winner else "No complete trial yet.")
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def export(options: argparse.Namespace) -> None:
+    from search.export import export as write
+
+    console = Console.of_terminal()
+    for path, line in write(find(options.search), Path(options.output), top=options.top, per=options.per):
+        console.print(f"{path}: {line}")
+
+
+def final(options: argparse.Namespace) -> None:
+    from search.final import final as run
+
+    run(
+        [Path(p) for p in options.exports],
+        seeds=options.seeds,
+        workers=options.workers,
+        fit=options.fit,
+        again=options.again,
+        output=Path(options.output) if options.output else None,
+        console=Console.of_terminal(),
+    )
+
+
+def report(options: argparse.Namespace) -> None:
+    from search.report import report as write
+
+    path = write([find(s) for s in options.search], Path(options.output))
+    Console.of_terminal().print(f"Report: {path}")
+
+
+def predict(options: argparse.Namespace) -> None:
+    from search.predict import predict as run
+
+    count = run(Path(options.model), [Path(p) for p in options.images], Path(options.output))
+    Console.of_terminal().print(f"{options.output}: probabilities of {count} images")
+
+
+def sync(options: argparse.Namespace) -> None:
+    from search.tracking import follow, sync_once
+
+    found = find(options.search)
+    if options.follow:
+        follow(found.path)
+    else:
+        sync_once(found.path)
+
+
+def ui(options: argparse.Namespace) -> None:
+    from search.ui import serve
+
+    serve(find(options.search).path)
+
+
+def demo(options: argparse.Namespace) -> None:
+    from search.demo import demo as run
+
+    sys.exit(run(Path(options.output), Console.of_terminal()))

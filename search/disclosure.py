@@ -1,0 +1,95 @@
+"""What may leave this machine about a search: names that are listed here, numbers, and words that can't be a path."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from spaces.config import SearchConfig
+from spaces.strict import digest
+
+SETTINGS = re.compile(
+    r"dataset\.(reader|policy|fit|split\..+)|budget\..+|stopping\..+|resources\..+|sampler|seed|expert_first"
+)
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
+LABEL = re.compile(r"[\w .,()+-]{1,100}")
+PATH_LIKE = re.compile(r"[/\\~]|\.\w*[A-Za-z]")
+ERROR_CLASS = re.compile(r"(?:\w+\.)*([A-Z][A-Za-z]*(?:Error|Exception|Mistake))\b")
+PLAIN_WORD = re.compile(r"(?:[a-z][a-z_'-]*|[+-]?\d{1,5}(?:\.\d+)?%?|NaN|nan|inf)[,;:.]?")
+
+
+@dataclass(frozen=True)
+class SearchFacts:
+    """What MLflow is told of a search."""
+
+    identifier: str
+    """Name and a mark of the record's creation: two searches of one name stay apart."""
+    name: str
+    metric: str
+    direction: str
+    backbones: tuple[str, ...]
+    data_digest: str = ""
+    split_digest: str = ""
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Images by class of each part: train, validation, test."""
+    versions: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)
+    """By dotted names; of all settings those that `SETTINGS` allows."""
+
+
+def facts(config: SearchConfig, identity: dict[str, Any]) -> SearchFacts:
+    """From a search's settings and its record's identity."""
+    settings = {k: public_value(v) for k, v in _flatten(config.plain()) if SETTINGS.fullmatch(k) and v is not None}
+    return SearchFacts(
+        identifier=f"{config.name}-{identity.get('id', digest(identity))[:12]}",
+        name=config.name,
+        metric=identity.get("metric") or config.metric or "value",
+        direction=identity.get("direction") or config.direction or "maximize",
+        backbones=config.backbones,
+        data_digest=identity.get("data") or "",
+        split_digest=identity.get("split") or "",
+        counts=identity.get("counts") or {},
+        versions=identity.get("versions") or {},
+        settings=settings,
+    )
+
+
+def _flatten(data: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in data.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def public_value(value: Any) -> str:
+    """A parameter's or setting's value as text, or `withheld` where it is neither a number nor a plain name."""
+    if isinstance(value, list | tuple):
+        return ", ".join(public_value(v) for v in value)
+    if value is None or isinstance(value, bool | int | float) or NAME.fullmatch(str(value)):
+        return str(value)
+    return "withheld"
+
+
+def public_cause(cause: str) -> str:
+    """What may leave this machine of why a trial ended: of an error, its class alone; of a sentence with anything like
+    a path in it, nothing; of another one, its words up to the first that is neither lower case nor a number."""
+    if error := ERROR_CLASS.match(cause):
+        return error[1]
+    if PATH_LIKE.search(cause):
+        return "withheld; see medtune status"
+    words = cause.split()
+    plain = next((i for i, word in enumerate(words) if not PLAIN_WORD.fullmatch(word)), len(words))
+    return " ".join(words[:plain]) + (" ..." if plain < len(words) else "")
+
+
+def public_label(label: str) -> str:
+    """A class's name, or `withheld` where it looks like a path."""
+    return label if LABEL.fullmatch(label) and not PATH_LIKE.search(label) else "withheld"
+
+
+def public_uri(uri: str) -> str:
+    """Without user and password."""
+    return re.sub(r"//[^/@]*@", "//", uri)

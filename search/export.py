@@ -1,0 +1,157 @@
+"""From the record to `best.yaml`: a configuration that runs without the search it was found by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from search.console import what_is_trained
+from search.folder import SearchFolder, to_yaml
+from search.identity import code_digest
+from search.plan import cache_folder
+from search.record import State, Trial
+from spaces.config import FORMAT, DatasetConfig, Direction, ResourcesConfig, SearchConfig, TrialConfig
+from spaces.library import trial_config
+from spaces.mistakes import Mistake
+from spaces.strict import Strict, read_yaml
+from trainables.files import write_text
+
+KIND = "medtune export"
+
+
+class Found(Strict):
+    """Where a configuration comes from."""
+
+    search: str
+    trial: int
+    value: float
+    """On the validation set. The best of many trials: too good on average, see the final's own."""
+    standard_error: float | None
+    ordered: int
+    """Trials that the search was to run."""
+    complete: int
+    """Trials that it was the best of."""
+
+
+class Digests(Strict):
+    """What the configuration was found on."""
+
+    data: str
+    split: str
+    test: str
+    weights: str
+    """Of the backbone's weights as loaded, before any training."""
+    code: str
+
+
+class Export(Strict):
+    """`best.yaml`."""
+
+    kind: Literal["medtune export"]
+    format: int
+    found: Found
+    direction: Direction
+    config: TrialConfig
+    dataset: DatasetConfig
+    digests: Digests
+    storage: str
+    """Folder with the ledger of test openings."""
+    cache: str
+    resources: ResourcesConfig
+    versions: dict[str, str]
+
+
+def export(found: SearchFolder, output: Path, *, top: int | None = None, per: str | None = None) -> list[tuple[Path, str]]:
+    """Writes the best configuration, the `top` best, or the best per backbone.
+
+    Returns:
+        Each file with a line that says what is in it.
+
+    Raises:
+        Mistake: no complete trial yet, or no place to write.
+    """
+    config, study = found.config(), found.study()
+    direction: Direction = study.identity["direction"]
+    sign = 1 if direction == "maximize" else -1
+    ranked = sorted(
+        (t for t in study.trials if t.state is State.COMPLETE and t.value is not None),
+        key=lambda t: (-sign * (t.value or 0.0), t.number),
+    )
+    if not ranked:
+        raise Mistake(f"export: {config.name} has no complete trial yet ({len(study.trials)} trials so far); wait, or resume it.")
+    if top is not None and not 1 <= top <= len(ranked):
+        raise Mistake(f"export: --top {top}: expected 1 to {len(ranked)}, the number of complete trials.")
+    if not output.parent.is_dir():
+        raise Mistake(f"export: -o {output}: there is no folder {output.parent}; make it first.")
+    if per == "backbone":
+        chosen = {str(t.point["backbone"]): t for t in reversed(ranked)}
+        named = [(output.with_stem(f"{output.stem}-{name}"), chosen[name]) for name in sorted(chosen)]
+    elif top is not None:
+        named = [(output.with_stem(f"{output.stem}-{i + 1}"), t) for i, t in enumerate(ranked[:top])]
+    else:
+        named = [(output, ranked[0])]
+    exports = [(path, _export(config, study.identity, trial, direction, len(ranked))) for path, trial in named]
+    written = []
+    for path, data in exports:
+        line = (
+            f"trial {data.found.trial} of {data.found.search}, {data.config.backbone}, "
+            f"{data.config.metric} {data.found.value:.4f} on validation"
+        )
+        write_text(path, f"# Exported by medtune: {line}.\n# Run it: medtune final {path.name}\n{to_yaml(data.plain())}")
+        written.append((path, line))
+    return written
+
+
+def read_export(path: Path) -> Export:
+    """An exported configuration.
+
+    Raises:
+        Mistake: not an export, of another format, or altered beyond use.
+    """
+    data = read_yaml(path)
+    if not isinstance(data, dict) or data.get("kind") != KIND:
+        raise Mistake(f'{path}: is no exported configuration; make one with "medtune export NAME -o {path.name}".')
+    if data.get("format") != FORMAT:
+        raise Mistake(f"{path}: has format {data.get('format')}, this version reads {FORMAT}; export it again.")
+    try:
+        return Export.parse(data, str(path))
+    except ValidationError as error:  # pragma: no cover - parse turns these into a Mistake
+        raise Mistake(f"{path}: {error}") from None
+
+
+def _export(config: SearchConfig, identity: dict[str, Any], trial: Trial, direction: Direction, complete: int) -> Export:
+    from trainables.backbones import build, weights_digest
+
+    assert trial.value is not None
+    chosen = trial_config(config, trial.point, metric=str(config.metric or identity["metric"]), policy=str(config.dataset.policy or "none"), seed=trial.seed)
+    loaded = build(chosen.backbone, weights=chosen.weights, resolution=chosen.resolution, drop_path=chosen.drop_path)
+    return Export(
+        kind=KIND,
+        format=FORMAT,
+        found=Found(
+            search=config.name,
+            trial=trial.number,
+            value=trial.value,
+            standard_error=trial.epochs[trial.done].standard_error,
+            ordered=config.budget.trials,
+            complete=complete,
+        ),
+        direction=direction,
+        config=chosen,
+        dataset=config.dataset,
+        digests=Digests(
+            data=identity["data"], split=identity["split"], test=identity["test"], weights=weights_digest(loaded), code=code_digest()
+        ),
+        storage=config.storage,
+        cache=str(cache_folder(config)),
+        resources=config.resources,
+        versions=identity["versions"],
+    )
+
+
+def describe(export: Export) -> str:
+    """A line for lists: what this configuration is."""
+    trial = Trial(export.found.trial, {"trained_blocks": export.config.trained_blocks}, 0, "", 0.0)
+    return f"{export.config.backbone}, {what_is_trained(trial)} (trial {export.found.trial} of {export.found.search})"

@@ -1,0 +1,97 @@
+"""A search's own folder: what lies in it, and how one is found."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from search.plan import Plan
+from search.study import Study, open_storage
+from spaces.config import SearchConfig
+from spaces.mistakes import Mistake
+from spaces.strict import read_yaml
+from trainables.data.prepared import Prepared
+
+SETTINGS, DATA, LOG = "search.yaml", "data", "log.txt"
+HEADER = """\
+# Settings of this search, resolved. `medtune resume` reads them again: more trials, another time limit, other resources
+# may be written here; what changes the meaning of the search is refused.
+"""
+
+
+@dataclass(frozen=True)
+class SearchFolder:
+    """An existing search."""
+
+    path: Path
+
+    @property
+    def log(self) -> Path:
+        return self.path / LOG
+
+    def config(self) -> SearchConfig:
+        file = self.path / SETTINGS
+        return SearchConfig.parse(read_yaml(file), str(file))
+
+    def prepared(self) -> Prepared:
+        return Prepared.load(self.path / DATA)
+
+    def study(self) -> Study:
+        """The record as it is now, to be read."""
+        config = self.config()
+        return Study.read(open_storage(self.path, config.study), config.name)
+
+
+def find(name_or_dir: str) -> SearchFolder:
+    """A search by its folder, or by its name in `runs` or in the folder that MEDTUNE_STORAGE names.
+
+    Raises:
+        Mistake: there is none.
+    """
+    storage = Path(os.environ.get("MEDTUNE_STORAGE", "runs"))
+    for path in (Path(name_or_dir), storage / name_or_dir):
+        if (path / SETTINGS).is_file():
+            return SearchFolder(path.resolve())
+    raise Mistake(
+        f'there is no search "{name_or_dir}": neither a folder with a {SETTINGS}, nor one of that name in {storage.resolve()}; '
+        "give its folder, or set MEDTUNE_STORAGE."
+    )
+
+
+def create(plan: Plan, identity: dict[str, Any]) -> SearchFolder:
+    """The folder of a new search with its settings, data and empty record: there whole, or not at all.
+
+    Raises:
+        Mistake: there is a search of that name.
+    """
+    config, path = plan.config, plan.folder
+    if path.exists():
+        raise Mistake(f'there is a search "{config.name}" in {path.parent}; go on with it by "medtune resume {path}", or choose another name.')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{config.name}."))
+    try:
+        temporary.chmod(0o755)
+        (temporary / SETTINGS).write_text(HEADER + to_yaml(config.plain()), encoding="utf-8")
+        plan.prepared.save(temporary / DATA)
+        Study.create(open_storage(temporary, config.study), config.name, plan.direction, identity)
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return SearchFolder(path)
+
+
+def to_yaml(data: Any) -> str:
+    """Plain data as YAML."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    stream = io.StringIO()
+    yaml.dump(data, stream)
+    return stream.getvalue()

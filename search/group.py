@@ -1,0 +1,57 @@
+"""A run with several workers, through Ray Train."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+from search.console import chatter_to
+from search.launch import RAY_SETTINGS, connect
+from spaces.mistakes import Mistake
+from trainables.final_run import RunOrder
+
+
+def run_group(order: RunOrder, workers: int) -> None:
+    """Runs a final's run in a group of workers that share each global batch (DDP; gloo on CPUs, nccl on accelerators).
+
+    The batch size is the global one: every worker takes its part, so that the result is that of one worker up to the
+    order of summation. The cluster is that of RAY_ADDRESS, or one on this machine.
+
+    Raises:
+        Mistake: the cluster hasn't room for that many workers.
+    """
+    os.environ.update({name: os.environ.get(name, value) for name, value in RAY_SETTINGS.items()})
+    folder = Path(order.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with chatter_to(folder / "log.txt"):
+        import ray
+        from ray.train import RunConfig, ScalingConfig
+        from ray.train.torch import TorchTrainer
+
+        from trainables.job import train_worker
+
+        connect(ray, os.environ.get("RAY_ADDRESS"))
+        try:
+            has = ray.cluster_resources()
+            cpus, accelerators = order.threads * workers, order.accelerators * workers
+            if cpus > has.get("CPU", 0) or accelerators > has.get("GPU", 0):
+                raise Mistake(
+                    f"final: {workers} workers ask for {cpus} CPUs and {accelerators:g} accelerators, the cluster has "
+                    f"{has.get('CPU', 0):g} and {has.get('GPU', 0):g}; ask for fewer workers."
+                )
+            trainer = TorchTrainer(
+                train_worker,
+                train_loop_config=asdict(order),
+                scaling_config=ScalingConfig(
+                    num_workers=workers,
+                    use_gpu=order.accelerators > 0,
+                    resources_per_worker={"CPU": order.threads, **({"GPU": order.accelerators} if order.accelerators else {})},
+                ),
+                run_config=RunConfig(name="train", storage_path=str(folder / "ray")),
+            )
+            trainer.fit()
+        finally:
+            ray.shutdown()
+            shutil.rmtree(folder / "ray", ignore_errors=True)

@@ -1,0 +1,221 @@
+"""Starts a search, or goes on with one: puts Ray Tune together and drives it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from search import folder as folders
+from search.console import Console, View, chatter_to
+from search.folder import SearchFolder
+from search.identity import identity, refuse_changes
+from search.plan import Plan, concurrent_trials, plan
+from search.record import Trial
+from search.sampler import Sampler
+from search.study import JOURNAL, Study, only_writer, open_storage, repair_journal
+from spaces.config import SearchConfig
+from spaces.library import trial_config
+
+RAY_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours ends Tune through its own SIGUSR1
+    "TUNE_GLOBAL_CHECKPOINT_S": "100000000",  # the record is ours; Tune's snapshot isn't needed
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+DEATHS = 2  # of a job's worker that are retried from the newest checkpoint
+
+
+class Interrupted(Exception):
+    """The person stopped the search; it can be resumed."""
+
+
+def search(config: SearchConfig, base: Path, *, address: str | None = None, console: Console | None = None) -> SearchFolder:
+    """A new search, from its first trial to its last.
+
+    Args:
+        config: the settings.
+        base: folder that the dataset's root is relative to; that of the settings file, usually.
+        address: of a Ray cluster; None starts one on this machine.
+        console: where the person watches; None prints nothing.
+
+    Returns:
+        The search's folder.
+
+    Raises:
+        Mistake: before anything is written.
+        Interrupted: by Ctrl-C.
+    """
+    console = console or Console.silent()
+    with console.working("looking at the data"):
+        planned = plan(config, base, cluster=address is not None)
+    found = folders.create(planned, identity(planned))
+    console.started(planned, found.path)
+    _run(found, planned, address, console)
+    return found
+
+
+def resume(found: SearchFolder, *, address: str | None = None, console: Console | None = None) -> SearchFolder:
+    """Goes on with a search: finished trials stay, unfinished ones continue from their newest checkpoint.
+
+    Raises:
+        Mistake: what the search means has changed, or another process runs it.
+        Interrupted: by Ctrl-C.
+    """
+    console = console or Console.silent()
+    with console.working("looking at the data"):
+        planned = plan(found.config(), found.path, cluster=address is not None)
+    _run(found, planned, address, console)
+    return found
+
+
+def _run(found: SearchFolder, planned: Plan, address: str | None, console: Console) -> None:
+    config = planned.config
+    with only_writer(found.path):
+        torn = repair_journal(found.path / JOURNAL)
+        if torn:
+            console.print(f"The record ended in half a line, which was cut off and kept in {torn.name}.")
+        study = Study.open(open_storage(found.path, config.study), config.name)
+        refuse_changes(study.identity, identity(planned))
+        sampler = Sampler(planned.space, planned.direction, config.seed, config.sampler, study.trials)
+        with chatter_to(found.log), _mirror(found, config):
+            from search.scheduler import Driver
+
+            driver = Driver(config, planned.direction, study, sampler, study.identity["first"], _orders(found, planned))
+            with View(driver, console):
+                _drive(driver, found, planned, address, console)
+        left = [t for t in study.trials if not t.state.terminal]
+        console.ended(study, found, driver)
+        if driver.stopping.is_set() and (left or len(study.trials) < config.budget.trials):
+            raise Interrupted
+
+
+def _drive(driver: Any, found: SearchFolder, planned: Plan, address: str | None, console: Console) -> None:
+    """Ray Tune, from connecting to shutting down."""
+    os.environ.update({name: os.environ.get(name, value) for name, value in RAY_SETTINGS.items()})
+    import ray
+    from ray import tune
+
+    from search.scheduler import RecordScheduler, RecordSearcher
+    from trainables.job import run_job
+
+    resources = planned.config.resources
+    with console.working("starting Ray" if address is None else f"connecting to {address}"):
+        connect(ray, address)
+    try:
+        concurrent = planned.concurrent or concurrent_trials(
+            resources, int(ray.cluster_resources().get("CPU", 0)), ray.cluster_resources().get("GPU", 0)
+        )
+        tuner = tune.Tuner(
+            tune.with_resources(run_job, {"cpu": resources.cpus, "gpu": resources.accelerators}),
+            tune_config=tune.TuneConfig(
+                search_alg=RecordSearcher(driver),
+                scheduler=RecordScheduler(driver),
+                num_samples=-1,
+                max_concurrent_trials=concurrent,
+                reuse_actors=True,
+                trial_name_creator=lambda trial: trial.config["job"],
+                trial_dirname_creator=lambda trial: trial.config["job"],
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=str(found.path / "ray"),
+                failure_config=tune.FailureConfig(max_failures=DEATHS),
+                verbose=0,
+            ),
+        )
+        with _graceful_signals(driver, console):
+            tuner.fit()
+    finally:
+        ray.shutdown()
+        shutil.rmtree(found.path / "ray", ignore_errors=True)
+
+
+def connect(ray: Any, address: str | None) -> None:
+    """A cluster at an address, or a new one on this machine, open to this machine only."""
+    if address is None:
+        ray.init(
+            num_cpus=len(os.sched_getaffinity(0)),
+            include_dashboard=False,
+            log_to_driver=False,
+            object_store_memory=128 * 2**20,
+            _temp_dir=os.environ.get("RAY_TMPDIR"),
+        )
+    else:
+        packages = [str(Path(__file__).parents[1] / name) for name in ("spaces", "trainables", "search")]
+        ray.init(address=address, log_to_driver=False, runtime_env={"py_modules": packages})
+
+
+def _orders(found: SearchFolder, planned: Plan) -> Any:
+    """What is sent to an actor for the trials of a job."""
+    config = planned.config
+    assert config.metric is not None and config.dataset.policy is not None  # resolved by the plan
+
+    def order(trials: list[Trial]) -> dict[str, Any]:
+        return {
+            "job": trials[0].job,
+            "trials": [
+                {
+                    "number": trial.number,
+                    "config": trial_config(
+                        config, trial.point, metric=str(config.metric), policy=str(config.dataset.policy), seed=trial.seed
+                    ).plain(),
+                }
+                for trial in trials
+            ],
+            "search": str(found.path),
+            "dataset": config.dataset.plain(),
+            "cache": str(planned.cache),
+            "threads": config.resources.cpus,
+            "accelerators": config.resources.accelerators,
+        }
+
+    return order
+
+
+@contextmanager
+def _mirror(found: SearchFolder, config: SearchConfig) -> Iterator[None]:
+    """MLflow's mirror of the record, in a process of its own that outlives this one until it is up to date."""
+    if config.mlflow == "off":
+        yield
+        return
+    with (found.path / "mlflow.log").open("ab") as log:
+        subprocess.Popen(
+            [sys.executable, "-m", "search.cli", "sync", str(found.path), "--follow"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd=found.path,
+        )
+    yield
+
+
+@contextmanager
+def _graceful_signals(driver: Any, console: Console) -> Iterator[None]:
+    """Ctrl-C or SIGTERM once: no new trials, running ones are left resumable. Twice: at once."""
+
+    def stop(number: int, frame: Any) -> None:
+        if driver.stopping.is_set():
+            raise KeyboardInterrupt
+        driver.stopping.set()
+        console.print("Stopping; trials go on from their newest checkpoints when the search is resumed. Once more to stop at once.")
+        if callable(signal.getsignal(signal.SIGUSR1)):
+            signal.raise_signal(signal.SIGUSR1)
+
+    before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+

@@ -1,0 +1,94 @@
+"""The ledger of openings of test sets: one for all searches under a storage, only ever added to.
+
+Keyed by the digest of the test's groups and contents, not by the search: another search on the same test set adds to
+the same count. It can't prove that nobody looked at the test elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from spaces.mistakes import Mistake
+
+NAME = "test-openings.jsonl"
+
+
+@dataclass(frozen=True)
+class Opening:
+    """One opening of a test set."""
+
+    test: str
+    """Digest of the test's groups and contents."""
+    what: str
+    """Digest of the configurations, seeds and fit that it was opened for: the same again is the same opening."""
+    searches: tuple[str, ...]
+    configurations: int
+    reason: str
+    time: float
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How often a test set has been opened, this opening included."""
+
+    opening: int
+    searches: int
+    configurations: int
+
+    def __str__(self) -> str:
+        return f"opening {self.opening} of this test set, by {self.searches} searches, {self.configurations} configurations in all"
+
+
+class Ledger:
+    def __init__(self, storage: Path) -> None:
+        self.path = storage / NAME
+
+    def openings(self, test: str) -> list[Opening]:
+        """Of one test set, in order. A torn last line, left by a crash, is passed over."""
+        if not self.path.exists():
+            return []
+        found = []
+        for line in self.path.read_bytes().splitlines(keepends=True):
+            if line.endswith(b"\n"):
+                data = json.loads(line)
+                opening = Opening(**{**data, "searches": tuple(data["searches"])})
+                if opening.test == test:
+                    found.append(opening)
+        return found
+
+    def refuse_unexplained(self, test: str, what: str, reason: str | None) -> None:
+        """Raises:
+        Mistake: the test set was opened before for something else, and no reason is given.
+        """
+        before = [o for o in self.openings(test) if o.what != what]
+        if before and reason is None and not any(o.what == what for o in self.openings(test)):
+            raise Mistake(
+                f"final: this test set was opened before ({self.standing(test)}); every further look makes its figures more "
+                'optimistic. If it has to be, say why with --again "reason", which the report will show.'
+            )
+
+    def open(self, test: str, what: str, searches: tuple[str, ...], configurations: int, reason: str | None) -> Standing:
+        """Notes an opening, on disk before the test is read. The same opening again adds nothing."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(str(self.path) + ".lock"):
+            if not any(o.what == what for o in self.openings(test)):
+                self._append(Opening(test, what, searches, configurations, reason or "", time.time()))
+        return self.standing(test)
+
+    def standing(self, test: str) -> Standing:
+        openings = self.openings(test)
+        searches = {name for opening in openings for name in opening.searches}
+        return Standing(len(openings), len(searches), sum(o.configurations for o in openings))
+
+    def _append(self, opening: Opening) -> None:
+        torn = self.path.exists() and self.path.stat().st_size and not self.path.read_bytes().endswith(b"\n")
+        with self.path.open("ab") as file:
+            file.write((b"\n" if torn else b"") + json.dumps(asdict(opening)).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())

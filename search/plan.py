@@ -1,0 +1,175 @@
+"""Everything that can be known of a search before the first accelerator second."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from spaces.backbone import backbone
+from spaces.config import METRICS, Direction, ResourcesConfig, SearchConfig
+from spaces.dimensions import Point, Space
+from spaces.library import assemble, first_points
+from spaces.mistakes import Mistake, nearest
+from spaces.policy import policy
+from trainables.data.prepared import Prepared, prepare
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A search that can be started."""
+
+    config: SearchConfig
+    """With the metric, the policy and all folders resolved."""
+    space: Space
+    prepared: Prepared
+    first: list[Point]
+    """Tried before the sampler is asked."""
+    concurrent: int
+    """Trials at once on this machine."""
+
+    @property
+    def direction(self) -> Direction:
+        return METRICS[self.config.metric]  # type: ignore[index,return-value]
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.config.storage) / self.config.name
+
+    @property
+    def cache(self) -> Path:
+        return cache_folder(self.config)
+
+
+def cache_folder(config: SearchConfig) -> Path:
+    return Path(config.cache) if config.cache else Path(config.storage) / "cache"
+
+
+def resolve(config: SearchConfig, base: Path) -> SearchConfig:
+    """Folders made absolute: the dataset's and weights' relative to the settings file (in `base`), the storage's to the
+    working folder."""
+    weights = config.weights
+    if isinstance(weights, dict):
+        weights = {k: w if w in ("pretrained", "random") else str((base / w).resolve()) for k, w in weights.items()}
+    elif weights not in ("pretrained", "random"):
+        weights = str((base / weights).resolve())
+    return config.model_copy(
+        update={
+            "dataset": config.dataset.model_copy(update={"root": str((base / config.dataset.root).resolve())}),
+            "storage": str(Path(config.storage).resolve()),
+            "cache": str(Path(config.cache).resolve()) if config.cache else None,
+            "weights": weights,
+        }
+    )
+
+
+def plan(config: SearchConfig, base: Path, *, cluster: bool = False) -> Plan:
+    """Checks everything, and prepares the data.
+
+    Args:
+        base: folder that the dataset's root is relative to.
+        cluster: resources are a cluster's, and are checked once it is connected to.
+
+    Raises:
+        Mistake: everything that is wrong, together.
+    """
+    config = resolve(config, base)
+    problems: list[str] = []
+
+    def attempt(check: Callable[[], T]) -> T | None:
+        try:
+            return check()
+        except Mistake as mistake:
+            problems.extend(mistake.sentences)
+            return None
+
+    space = attempt(lambda: assemble(config))
+    attempt(lambda: check_weights(config))
+    attempt(lambda: check_storage(Path(config.storage)))
+    attempt(lambda: policy(config.dataset.policy) if config.dataset.policy else None)
+    concurrent = 0 if cluster else attempt(lambda: concurrent_trials(config.resources, *this_machine_has(config.resources)))
+    storage_usable = not any(sentence.startswith("storage:") for sentence in problems)
+    prepared = attempt(lambda: prepare(config.dataset, cache_folder(config), base)) if storage_usable else None
+    first: list[Point] | None = []
+    if prepared is not None:
+        dataset = config.dataset.model_copy(update={"policy": config.dataset.policy or prepared.manifest.policy})
+        config = config.model_copy(update={"metric": config.metric or prepared.manifest.metric, "dataset": dataset})
+        if space is not None:
+            first = attempt(lambda: first_points(config, space, len(prepared.train)))
+    if problems or space is None or prepared is None or first is None or concurrent is None:
+        raise Mistake(*dict.fromkeys(problems))
+    return Plan(config, space, prepared, first, concurrent)
+
+
+def check_weights(config: SearchConfig) -> None:
+    """That every backbone's weights exist, as far as can be seen without loading them."""
+    problems = []
+    by_name = config.weights if isinstance(config.weights, dict) else dict.fromkeys(config.backbones, config.weights)
+    for name in by_name.keys() - set(config.backbones):
+        problems.append(f'weights: "{name}" is not among this search\'s backbones.{nearest(name, config.backbones)}')
+    for name in config.backbones:
+        try:
+            spec = backbone(name)
+        except Mistake:
+            continue  # told by the space
+        weights = by_name.get(name, "pretrained")
+        if weights == "pretrained" and not spec.pretrained:
+            problems.append(f'weights: there are no trained weights of {name}; write "weights: random" if random ones are meant.')
+        elif weights not in ("pretrained", "random") and not Path(weights).is_file():
+            problems.append(f"weights: {name}: no file {weights}; write pretrained, random, or the path of an official file.")
+    if problems:
+        raise Mistake(*problems)
+
+
+def check_storage(storage: Path) -> None:
+    """That files can be made in the storage folder; what wasn't there before isn't there after."""
+    missing = []
+    for folder in (storage, *storage.parents):
+        if folder.exists():
+            break
+        missing.append(folder)
+    try:
+        storage.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=storage):
+            pass
+    except OSError as error:
+        raise Mistake(f"storage: {storage} can't be written to ({error.strerror}); name another folder.") from None
+    finally:
+        for folder in missing:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def this_machine_has(wanted: ResourcesConfig) -> tuple[int, int]:
+    """CPUs and accelerators of this machine; accelerators are only looked for where some are wanted."""
+    accelerators = 0
+    if wanted.accelerators:
+        import torch
+
+        accelerators = torch.cuda.device_count()
+    return len(os.sched_getaffinity(0)), accelerators
+
+
+def concurrent_trials(wanted: ResourcesConfig, cpus: int, accelerators: float) -> int:
+    """How many trials run at once on that many CPUs and accelerators.
+
+    Raises:
+        Mistake: not even one fits, or not as many as are asked for.
+    """
+    if wanted.cpus > cpus or wanted.accelerators > accelerators:
+        raise Mistake(
+            f"resources: a trial asks for {wanted.cpus} CPUs and {wanted.accelerators:g} accelerators, "
+            f"but there are {cpus:g} and {accelerators:g}; ask for less, or use --address of a cluster that has them."
+        )
+    fit = int(cpus // wanted.cpus)
+    if wanted.accelerators:
+        each = int(1 // wanted.accelerators) if wanted.accelerators < 1 else 0
+        fit = min(fit, int(accelerators) * each if each else int(accelerators // wanted.accelerators))
+    if wanted.concurrent != "auto" and wanted.concurrent > fit:
+        raise Mistake(f"resources: {wanted.concurrent} concurrent trials are asked for, but {fit} fit; lower it, or write auto.")
+    return fit if wanted.concurrent == "auto" else wanted.concurrent

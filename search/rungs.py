@@ -1,0 +1,80 @@
+"""Who goes on and who stops: a pure function of the record.
+
+Asynchronous successive halving (Li et al. 2020) over epochs: at each rung a trial goes on if its score is among the best
+1/eta of those that have reached the rung with the same key, or so near to them that the difference could be noise. A
+score is the mean over the last three epochs, as a trial's value is. Trials are compared with those of the same number
+of trained blocks only: heads alone converge fast and would push deeper fine-tuning out at the early rungs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from search.record import State, Trial
+from spaces.config import Direction, StoppingConfig
+
+LAST = 3
+
+
+@dataclass(frozen=True)
+class Decision:
+    go_on: bool
+    cause: str = ""
+
+
+def rung_epochs(epochs: int, stopping: StoppingConfig) -> tuple[int, ...]:
+    """Epochs after which trials are compared: from `grace` on, each `eta` times the one before, without the last."""
+    if stopping.rule == "off":
+        return ()
+    rungs, rung = [], max(1, math.ceil(epochs * stopping.grace))
+    while rung < epochs:
+        rungs.append(rung)
+        rung *= stopping.eta
+    return tuple(rungs)
+
+
+def key(trial: Trial) -> str:
+    """Trials of one key are compared with each other."""
+    return str(trial.point.get("trained_blocks", 0))
+
+
+def score(trial: Trial, epoch: int) -> float:
+    """The metric up to an epoch, smoothed."""
+    return float(np.mean(trial.values(up_to=epoch)[-LAST:]))
+
+
+def decide(
+    trials: Sequence[Trial], number: int, epoch: int, *, epochs: int, stopping: StoppingConfig, direction: Direction
+) -> Decision:
+    """Whether trial `number` goes on after `epoch`.
+
+    Args:
+        trials: the record, with this epoch in it.
+        epochs: of a trial that isn't stopped.
+    """
+    if epoch not in rung_epochs(epochs, stopping):
+        return Decision(True)
+    trial, sign = trials[number], 1.0 if direction == "maximize" else -1.0
+    # Failed and cancelled trials say nothing about quality.
+    peers = [
+        t
+        for t in trials
+        if epoch in t.epochs and key(t) == key(trial) and t.state in (State.RUNNING, State.COMPLETE, State.PRUNED)
+    ]
+    if len(peers) < stopping.eta:
+        return Decision(True)
+    ranked = sorted(peers, key=lambda t: sign * score(t, epoch), reverse=True)
+    last_in = ranked[max(1, len(ranked) // stopping.eta) - 1]
+    gap = sign * (score(last_in, epoch) - score(trial, epoch))
+    noise = last_in.epochs[epoch].standard_error or 0.0
+    if gap <= noise:
+        return Decision(True)
+    return Decision(
+        False,
+        f"after epoch {epoch} its score was {score(trial, epoch):.4f}, the best {max(1, len(ranked) // stopping.eta)} of "
+        f"{len(ranked)} with {key(trial)} trained blocks had {score(last_in, epoch):.4f} or better",
+    )

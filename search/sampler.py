@@ -1,0 +1,120 @@
+"""What to try next: Optuna's sampler over the record."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.trial import TrialState, create_trial
+
+from search.record import State, Trial
+from search.study import OPTUNA_STATE
+from spaces.config import Direction
+from spaces.dimensions import AnyDimension, Choice, Float, Point, Space, Value
+
+STARTUP = 10  # trials before the sampler models anything
+ATTEMPTS = 20  # to find a point that wasn't tried
+
+
+class Exhausted(Exception):
+    """Every point of the space was tried."""
+
+
+def distribution(dimension: AnyDimension) -> BaseDistribution:
+    """Optuna's form of a dimension."""
+    if isinstance(dimension, Choice):
+        return CategoricalDistribution(dimension.choices)
+    if isinstance(dimension, Float):
+        return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
+    return IntDistribution(dimension.low, dimension.high, log=dimension.log)
+
+
+class Sampler:
+    """Asks Optuna for points, from a mirror of the record in memory, so that an ask costs no storage and a point that
+    was tried before never enters the record.
+
+    The random state is a function of (seed, number of trials in the record): a resumed search goes on where it would
+    have been, instead of repeating its first points.
+    """
+
+    def __init__(self, space: Space, direction: Direction, seed: int, kind: str, trials: Sequence[Trial]) -> None:
+        self.space, self.direction, self.seed, self.kind = space, direction, seed, kind
+        self._mirror = optuna.create_study(direction=direction, sampler=RandomSampler(seed=0))
+        self._numbers: dict[int, int] = {}  # trial's number -> number in the mirror
+        self._tried: set[frozenset[tuple[str, Value]]] = set()
+        for trial in trials:
+            self.add(trial)
+
+    def ask(self, number: int) -> Point:
+        """A point for the next trial, which will have this number. While it runs, others keep away from its point.
+
+        Raises:
+            Exhausted: nothing new was found, since the space is a finite one.
+        """
+        for attempt in range(ATTEMPTS):
+            self._mirror.sampler = _sampler(self.kind, _hash(self.seed, number, attempt))
+            asked = self._mirror.ask()
+            point = self.space.ask(partial(_suggest, asked))
+            if _identity(point) not in self._tried:
+                self._numbers[number] = asked.number
+                self._tried.add(_identity(point))
+                return point
+            self._mirror.tell(asked, state=TrialState.FAIL)
+        raise Exhausted
+
+    def distributions(self, point: Point) -> dict[str, BaseDistribution]:
+        """By key, of the dimensions that were asked for a point."""
+        return {d.key: distribution(d) for d in self.space.asked(point)}
+
+    def end(self, trial: Trial) -> None:
+        """Takes a trial's end in. A pruned trial counts by its epochs; one without a usable value says nothing."""
+        mirror = self._mirror
+        mirrored = optuna.trial.Trial(mirror, mirror.get_trials(deepcopy=False)[self._numbers[trial.number]]._trial_id)
+        for epoch in sorted(trial.epochs):
+            mirrored.report(trial.epochs[epoch].value, epoch)
+        mirror.tell(mirrored, trial.value if trial.state is State.COMPLETE else None, OPTUNA_STATE[trial.state])
+
+    def add(self, trial: Trial) -> None:
+        """Takes in a trial that was not asked for here: one of an earlier launch, or a first configuration."""
+        self._tried.add(_identity(trial.point))
+        state = OPTUNA_STATE.get(trial.state, TrialState.RUNNING)
+        template: dict[str, Any] = {
+            "state": state,
+            "params": self.space.keyed(trial.point),
+            "distributions": self.distributions(trial.point),
+        }
+        if trial.state is State.COMPLETE:
+            template["value"] = trial.value
+        if trial.state.terminal:
+            template["intermediate_values"] = {e: trial.epochs[e].value for e in sorted(trial.epochs)}
+        self._numbers[trial.number] = len(self._mirror.get_trials(deepcopy=False))
+        self._mirror.add_trial(create_trial(**template))
+
+
+def _suggest(trial: optuna.trial.Trial, dimension: AnyDimension) -> Value:
+    if isinstance(dimension, Choice):
+        return trial.suggest_categorical(dimension.key, dimension.choices)
+    if isinstance(dimension, Float):
+        return trial.suggest_float(dimension.key, dimension.low, dimension.high, log=dimension.log)
+    return trial.suggest_int(dimension.key, dimension.low, dimension.high, log=dimension.log)
+
+
+def _sampler(kind: str, seed: int) -> BaseSampler:
+    if kind == "random":
+        return RandomSampler(seed=seed)
+    warnings.filterwarnings("ignore", message=".*group.*", category=optuna.exceptions.ExperimentalWarning)
+    return TPESampler(n_startup_trials=STARTUP, multivariate=True, group=True, constant_liar=True, seed=seed)
+
+
+def _hash(*parts: int) -> int:
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "little")
+
+
+def _identity(point: Point) -> frozenset[tuple[str, Value]]:
+    return frozenset((name, str(value)) for name, value in point.items())

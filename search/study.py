@@ -1,0 +1,213 @@
+"""The durable record of a search: an Optuna study, written by one process at a time.
+
+Everything that happens to a trial is in it: parameters, every epoch with its time, state, cause. Ray's own snapshot of
+an experiment is never needed to go on. A trial comes into the record by one write, with its parameters; an epoch and an
+end are written before anything acts on them; each write may be repeated without harm.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+from filelock import FileLock, Timeout
+from optuna.distributions import BaseDistribution
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from search.record import Epoch, State, Trial
+from spaces.config import Direction
+from spaces.dimensions import Point
+from spaces.mistakes import Mistake
+
+log = logging.getLogger(__name__)
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+TRIAL, END, EPOCH = "medtune:trial", "medtune:end", "medtune:epoch:"
+SEARCH = "medtune:search"
+JOURNAL = "study.journal"
+OPTUNA_STATE = {
+    State.COMPLETE: TrialState.COMPLETE,
+    State.PRUNED: TrialState.PRUNED,
+    State.CANCELLED: TrialState.FAIL,
+    State.FAILED: TrialState.FAIL,
+    State.INFEASIBLE: TrialState.FAIL,
+}
+
+
+@contextlib.contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Holds the search's lock: one driver at a time. The system frees it when a process dies, however it dies.
+
+    Raises:
+        Mistake: another process holds it.
+    """
+    lock, owner = FileLock(folder / "study.lock"), folder / "study.owner"
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        who = owner.read_text().strip() if owner.exists() else "another process"
+        raise Mistake(
+            f'the search "{folder.name}" is being run by {who}; wait until it ends, or stop it, before you go on with it.'
+        ) from None
+    try:
+        owner.write_text(f"process {os.getpid()}\n")
+        yield
+    finally:
+        lock.release()
+
+
+def repair_journal(path: Path) -> Path | None:
+    """Cuts a journal back to its last whole line; a process killed in a write leaves a torn one that would make every
+    later load fail. Removes the lock that it left, too. To be called by the only writer, before it opens the study.
+
+    Returns:
+        The file in which the torn tail was kept, or None where nothing was torn.
+    """
+    path.with_name(path.name + ".lock").unlink(missing_ok=True)
+    if not path.exists():
+        return None
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole == len(data):
+        return None
+    torn = path.with_name(f"{path.name}.torn-{time.time_ns()}")
+    torn.write_bytes(data[whole:])
+    with path.open("r+b") as file:
+        file.truncate(whole)
+        file.flush()
+        os.fsync(file.fileno())
+    log.warning("the journal ended in half a line (%d bytes), which was cut off and kept in %s", len(data) - whole, torn.name)
+    return torn
+
+
+def open_storage(folder: Path, url: str | None) -> BaseStorage:
+    """Optuna's storage of a search: the journal in its folder, or the database at `url`."""
+    if url:
+        try:
+            return RDBStorage(url)
+        except Exception as error:  # SQLAlchemy's drivers raise errors of their own classes
+            raise Mistake(f"study: the storage can't be opened ({type(error).__name__}); check the address, the driver and the rights.") from error
+    journal = folder.absolute() / JOURNAL  # Optuna's lock spins for ever on a relative path
+    return JournalStorage(JournalFileBackend(str(journal), lock_obj=JournalFileOpenLock(str(journal))))
+
+
+class Study:
+    """The record, in memory and on disk. One writer; readers make one with `read`."""
+
+    def __init__(self, storage: BaseStorage, name: str) -> None:
+        self.storage, self.name = storage, name
+        self.study_id = storage.get_study_id_from_name(name)
+        self.identity: dict[str, Any] = storage.get_study_user_attrs(self.study_id).get(SEARCH, {})
+        self.trials: list[Trial] = []
+        self._ids: list[int] = []
+        self._torn: list[FrozenTrial] = []
+        for frozen in storage.get_all_trials(self.study_id, deepcopy=False):
+            if TRIAL in frozen.user_attrs:
+                self.trials.append(_from_frozen(frozen))
+                self._ids.append(frozen._trial_id)
+                if not frozen.state.is_finished() and END in frozen.user_attrs:
+                    self._torn.append(frozen)
+
+    @classmethod
+    def create(cls, storage: BaseStorage, name: str, direction: Direction, identity: dict[str, Any]) -> Study:
+        """A new study.
+
+        Args:
+            identity: what the search is, as plain data: format, digests, settings that a resume may not change.
+
+        Raises:
+            Mistake: the storage has one of that name.
+        """
+        way = optuna.study.StudyDirection.MAXIMIZE if direction == "maximize" else optuna.study.StudyDirection.MINIMIZE
+        try:
+            study_id = storage.create_new_study([way], name)
+        except optuna.exceptions.DuplicatedStudyError:
+            raise Mistake(f'the study storage has a study "{name}"; resume it, or give this search another name.') from None
+        storage.set_study_user_attr(study_id, SEARCH, identity)
+        return cls(storage, name)
+
+    @classmethod
+    def open(cls, storage: BaseStorage, name: str) -> Study:
+        """An existing study, for its writer: an end that was written but not carried out is carried out now.
+
+        Raises:
+            Mistake: there is none of that name.
+        """
+        study = cls.read(storage, name)
+        for frozen in study._torn:
+            study._carry_out(frozen._trial_id, study.trials[study._ids.index(frozen._trial_id)])
+        return study
+
+    @classmethod
+    def read(cls, storage: BaseStorage, name: str) -> Study:
+        """An existing study, as it is now. Nothing is written."""
+        try:
+            return cls(storage, name)
+        except KeyError:
+            raise Mistake(f'the study storage has no study "{name}"; was the search ever started?') from None
+
+    def add(self, point: Point, keyed: dict[str, Any], distributions: dict[str, BaseDistribution], *, seed: int, job: str, why: str) -> Trial:
+        """A new running trial, by one write.
+
+        Args:
+            point: values by dimension's name, fixed ones included.
+            keyed: the asked values by dimension's key, as Optuna's parameters; `distributions` likewise.
+        """
+        started = time.time()
+        own = {"point": point, "seed": seed, "job": job, "started": started, "why": why}
+        template = create_trial(state=TrialState.RUNNING, params=keyed, distributions=distributions, user_attrs={TRIAL: own})
+        self._ids.append(self.storage.create_new_trial(self.study_id, template_trial=template))
+        trial = Trial(len(self.trials), dict(point), seed, job, started, why)
+        self.trials.append(trial)
+        return trial
+
+    def epoch(self, number: int, epoch: Epoch) -> None:
+        """Writes an epoch; one that is there already stays as it is."""
+        trial, trial_id = self.trials[number], self._ids[number]
+        if trial.state.terminal or epoch.epoch in trial.epochs:
+            return
+        self.storage.set_trial_user_attr(trial_id, f"{EPOCH}{epoch.epoch:05d}", epoch.plain())
+        self.storage.set_trial_intermediate_value(trial_id, epoch.epoch, epoch.value)
+        trial.epochs[epoch.epoch] = epoch
+
+    def end(self, number: int, state: State, cause: str, value: float | None = None) -> None:
+        """Writes a trial's end; a trial that has ended stays as it is."""
+        trial, trial_id = self.trials[number], self._ids[number]
+        if trial.state.terminal:
+            return
+        if state is State.COMPLETE and value is None:
+            raise ValueError(f"trial {number} can't be complete without a value")
+        ended = time.time()
+        self.storage.set_trial_user_attr(trial_id, END, {"state": state, "cause": cause, "value": value, "ended": ended})
+        trial.state, trial.cause, trial.value, trial.ended = state, cause, value, ended
+        self._carry_out(trial_id, trial)
+
+    def _carry_out(self, trial_id: int, trial: Trial) -> None:
+        values = [trial.value] if trial.state is State.COMPLETE and trial.value is not None else None
+        self.storage.set_trial_state_values(trial_id, OPTUNA_STATE[trial.state], values)
+
+
+def _from_frozen(frozen: FrozenTrial) -> Trial:
+    own: dict[str, Any] = frozen.user_attrs[TRIAL]
+    trial = Trial(frozen.number, own["point"], own["seed"], own["job"], own["started"], own["why"])
+    for key, data in frozen.user_attrs.items():
+        if key.startswith(EPOCH):
+            epoch = Epoch.from_plain(data)
+            trial.epochs[epoch.epoch] = epoch
+    if END in frozen.user_attrs:
+        end = frozen.user_attrs[END]
+        trial.state, trial.cause, trial.value, trial.ended = State(end["state"]), end["cause"], end["value"], end["ended"]
+    return trial
+
+
+def journal_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a journal, for looking at."""
+    return [json.loads(line) for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]

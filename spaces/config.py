@@ -1,0 +1,219 @@
+"""The settings of one search (`SearchConfig`) and of one trial (`TrialConfig`).
+
+A search's YAML file is a `SearchConfig`; a trial's configuration is what the space's point and the search's fixed
+settings make together, and is all that the fine-tuning loop is told besides the data.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from spaces.strict import Strict
+
+FORMAT = 1  # of the record, checkpoints and exports; raised when an older reader would misread them
+
+METRICS = {
+    "accuracy": "maximize",
+    "balanced_accuracy": "maximize",
+    "macro_auroc": "maximize",
+    "quadratic_weighted_kappa": "maximize",
+    "macro_f1": "maximize",
+}
+Metric = Literal["accuracy", "balanced_accuracy", "macro_auroc", "quadratic_weighted_kappa", "macro_f1"]
+Direction = Literal["maximize", "minimize"]
+Head = Literal["linear"]
+
+
+class SplitConfig(Strict):
+    """How images become training, validation and test: by group, stratified by label, from a seed."""
+
+    validation: float = Field(default=0.2, gt=0, le=0.5)
+    """Share of the groups that aren't in the test set; the nearest 1/k is taken."""
+    test: float = Field(default=0.2, gt=0, le=0.5)
+    """Share of all groups; the nearest 1/k is taken. Ignored where the dataset's own test set is used."""
+    seed: int = Field(default=0, ge=0)
+    official: bool = True
+    """Use the dataset's own split where it has one."""
+
+
+class DatasetConfig(Strict):
+    """Where images and labels lie, and how an image becomes the network's input."""
+
+    reader: str
+    """Name of a reader: folder, csv, aptos2019, ..."""
+    root: str
+    """Folder of the dataset, relative to the settings file or absolute."""
+    options: dict[str, Any] = {}
+    """The reader's own options."""
+    policy: str | None = None
+    """Augmentation policy (spaces/policies.yaml); the reader's own by default."""
+    fit: Literal["stretch", "pad", "crop"] = "stretch"
+    """How an image takes the input's shape: stretched to it, padded with black around it, or its centre cropped."""
+    split: SplitConfig = SplitConfig()
+
+
+class BudgetConfig(Strict):
+    """What a search may cost."""
+
+    trials: int = Field(default=50, ge=1, le=100_000)
+    epochs: int = Field(default=30, ge=1, le=10_000)
+    """Epochs of a trial that isn't stopped early."""
+    hours: float | None = Field(default=None, gt=0)
+    """Wall time of one launch; running trials are then left resumable."""
+
+
+class StoppingConfig(Strict):
+    """Who is stopped early: asynchronous successive halving within trials of the same key (see search/rungs.py)."""
+
+    rule: Literal["halving", "off"] = "halving"
+    grace: float = Field(default=0.25, gt=0, le=1)
+    """Share of the epochs that every trial gets."""
+    eta: int = Field(default=2, ge=2, le=8)
+    """At a rung, about one of `eta` trials goes on."""
+
+
+class ResourcesConfig(Strict):
+    """What one trial occupies, and how many run at once."""
+
+    cpus: int = Field(default=1, ge=1)
+    accelerators: float = Field(default=0, ge=0)
+    """Accelerators a trial; a fraction shares one."""
+    concurrent: int | Literal["auto"] = "auto"
+    """Trials at once; `auto`: as many as fit."""
+
+    @field_validator("concurrent")
+    @classmethod
+    def _positive(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("should be at least 1, or auto")
+        return value
+
+    @field_validator("accelerators")
+    @classmethod
+    def _whole_above_one(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError("above 1 should be a whole number")
+        return value
+
+
+class SearchConfig(Strict):
+    """One search, as its YAML file says it."""
+
+    name: str
+    dataset: DatasetConfig
+    backbones: tuple[str, ...] = Field(min_length=1)
+    weights: dict[str, str] | str = "pretrained"
+    """`pretrained`, `random`, or for each backbone one of these or the path of an official file."""
+    space: dict[str, Any] = {}
+    """Changes to the shipped space: a value fixes a dimension, null leaves it out, a mapping redefines it."""
+    first: tuple[dict[str, Any], ...] = Field(default=(), alias="try")
+    """Own configurations, tried before anything else; what one leaves out takes the space's default."""
+    expert_first: bool = True
+    """Then try the shipped first configurations that lie in this space."""
+    budget: BudgetConfig = BudgetConfig()
+    metric: Metric | None = None
+    """What a trial's value is, on the validation set; the reader's own by default."""
+    direction: Direction | None = None
+    """Follows from the metric; may be said, and must then agree."""
+    stopping: StoppingConfig = StoppingConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+    sampler: Literal["tpe", "random"] = "tpe"
+    storage: str = "runs"
+    """Folder that the search's own folder is made in, relative to the working folder or absolute."""
+    study: str | None = None
+    """Optuna storage URL of the record; a journal file in the search's folder by default."""
+    cache: str | None = None
+    """Folder of decoded pixels; `<storage>/cache` by default."""
+    mlflow: str = "local"
+    """`local` (SQLite beside the searches), `off`, or a tracking URI."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+
+    @field_validator("name")
+    @classmethod
+    def _usable_as_folder(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value):
+            raise ValueError("should be a folder's name: letters, digits, '.', '_', '-', at most 64, not starting with a sign")
+        return value
+
+    @field_validator("backbones")
+    @classmethod
+    def _no_repeats(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("should not name a backbone twice")
+        return value
+
+    @model_validator(mode="after")
+    def _direction_agrees(self) -> SearchConfig:
+        if self.direction and self.metric and self.direction != METRICS[self.metric]:
+            raise ValueError(f"direction should be {METRICS[self.metric]} for {self.metric}")
+        return self
+
+    def plain(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", by_alias=True)
+
+
+Resolution = tuple[int, int]
+
+
+class TrialConfig(Strict):
+    """One trial, completely. The fields from `resolution` to `ema` are the space's dimensions (spaces/common.yaml)."""
+
+    backbone: str
+    weights: str
+    """`pretrained`, `random`, or the path of an official file."""
+    metric: Metric
+    epochs: int = Field(ge=1)
+    seed: int = Field(ge=0)
+
+    resolution: Resolution
+    """Height and width of the input in pixels."""
+    policy: str
+    """Augmentation policy."""
+    level: int = Field(default=0, ge=0, le=3)
+    """Strength of the augmentation; 0 is none."""
+    head: Head = "linear"
+    trained_blocks: int | Literal["all"] = 0
+    """Blocks trained, counted from the output; 0 is the head alone, `all` includes the stem."""
+    head_lr: float = Field(gt=0)
+    backbone_lr_ratio: float = Field(default=0.01, gt=0)
+    """Backbone's learning rate as a share of the head's."""
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    """The learning rate falls by this factor a block towards the stem."""
+    weight_decay: float = Field(default=0.05, ge=0)
+    head_weight_decay: float = Field(default=0.0, ge=0)
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    """Share of all steps over which the learning rate rises linearly."""
+    clip: float = Field(default=1.0, gt=0)
+    """Largest norm of the gradient."""
+    batch_size: int = Field(default=64, ge=1)
+    mixup: float = Field(default=0.0, ge=0)
+    """Alpha of mixup's Beta distribution; 0 is off."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    drop_path: float = Field(default=0.0, ge=0, lt=1)
+    ema: float = Field(default=0.0, ge=0, lt=1)
+    """Averaging time of the weights' exponential moving average as a share of all steps; 0 is off."""
+
+    @field_validator("resolution", mode="before")
+    @classmethod
+    def _from_space(cls, value: Any) -> Any:
+        return parse_resolution(value) if isinstance(value, int | str) else value
+
+    @field_validator("trained_blocks")
+    @classmethod
+    def _not_negative(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 0:
+            raise ValueError("should be 0 or more, or all")
+        return value
+
+
+def parse_resolution(value: int | str) -> Resolution:
+    """`224` or `"896x700"` (height x width) as (height, width) in pixels."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return (value, value)
+    match = re.fullmatch(r"(\d+)x(\d+)", str(value))
+    if not match:
+        raise ValueError('should be a side in pixels, or "HEIGHTxWIDTH"')
+    return (int(match[1]), int(match[2]))

@@ -1,0 +1,187 @@
+"""Dimensions of a search space (`Float`, `Int`, `Choice`) and the conditions between them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from pydantic import Field, model_validator
+
+from spaces.strict import Strict
+
+Value = bool | int | float | str
+Point = dict[str, Value]
+
+
+class Condition(Strict):
+    """When a dimension is asked: the value of another, asked before it, is (or is not) among some."""
+
+    among: tuple[Value, ...] = ()
+    excluding: tuple[Value, ...] = ()
+
+    def holds(self, value: Value | None) -> bool:
+        if self.among and value not in self.among:
+            return False
+        return value is not None and value not in self.excluding
+
+
+class Dimension(Strict):
+    """What all dimensions share. `name` is the field of TrialConfig; `key` names it in the record.
+
+    Where some trials have a range of their own for a name (a family of backbones, a head), that range is a dimension
+    with a scope and a key of its own (`layer_decay@mae`), since a sampler takes values under one key as comparable.
+    Scoped dimensions stand before the general one, which is asked only where none of them applied.
+    """
+
+    name: str
+    scope: str = ""
+    when: dict[str, Condition] = {}
+
+    @property
+    def key(self) -> str:
+        return f"{self.name}@{self.scope}" if self.scope else self.name
+
+    def applies(self, point: Mapping[str, Value]) -> bool:
+        """Whether it is asked, given the values that were asked before it."""
+        return all(condition.holds(point.get(name)) for name, condition in self.when.items())
+
+
+class Float(Dimension):
+    low: float
+    high: float
+    log: bool = False
+    default: float | None = None
+
+    @model_validator(mode="after")
+    def _valid(self) -> Float:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise ValueError(f"{self.key}: needs finite bounds with low < high, found [{self.low}, {self.high}]")
+        if self.log and self.low <= 0:
+            raise ValueError(f"{self.key}: a log scale needs low > 0, found {self.low}")
+        if self.default is not None and not self.low <= self.default <= self.high:
+            raise ValueError(f"{self.key}: default {self.default} lies outside [{self.low}, {self.high}]")
+        return self
+
+    @property
+    def start(self) -> float:
+        """The default, or the middle of the range on its own scale."""
+        if self.default is not None:
+            return self.default
+        return math.sqrt(self.low * self.high) if self.log else (self.low + self.high) / 2
+
+    def contains(self, value: Any) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
+
+    def describe(self) -> str:
+        return f"{self.low:g} to {self.high:g}" + (" (log)" if self.log else "")
+
+
+class Int(Dimension):
+    low: int
+    high: int
+    log: bool = False
+    default: int | None = None
+
+    @model_validator(mode="after")
+    def _valid(self) -> Int:
+        if self.low >= self.high or (self.log and self.low < 1):
+            raise ValueError(f"{self.key}: needs low < high, and low > 0 on a log scale, found [{self.low}, {self.high}]")
+        if self.default is not None and not self.low <= self.default <= self.high:
+            raise ValueError(f"{self.key}: default {self.default} lies outside [{self.low}, {self.high}]")
+        return self
+
+    @property
+    def start(self) -> int:
+        if self.default is not None:
+            return self.default
+        return round(math.sqrt(self.low * self.high)) if self.log else (self.low + self.high) // 2
+
+    def contains(self, value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and self.low <= value <= self.high
+
+    def describe(self) -> str:
+        return f"{self.low} to {self.high}" + (" (log)" if self.log else "")
+
+
+class Choice(Dimension):
+    choices: tuple[Value, ...] = Field(min_length=1)
+    default: Value | None = None
+
+    @model_validator(mode="after")
+    def _valid(self) -> Choice:
+        if len({(type(c).__name__, c) for c in self.choices}) != len(self.choices):
+            raise ValueError(f"{self.key}: a choice stands twice in {list(self.choices)}")
+        if self.default is not None and not self.contains(self.default):
+            raise ValueError(f"{self.key}: default {self.default!r} is not among {list(self.choices)}")
+        return self
+
+    @property
+    def start(self) -> Value:
+        return self.choices[0] if self.default is None else self.default
+
+    def contains(self, value: Any) -> bool:
+        return any(value == c and isinstance(value, bool) == isinstance(c, bool) for c in self.choices)
+
+    def describe(self) -> str:
+        return ", ".join(str(c) for c in self.choices)
+
+
+AnyDimension = Float | Int | Choice
+
+
+class Suggest(Protocol):
+    """Gives a value for a dimension: a sampler, a default, or a person's own configuration."""
+
+    def __call__(self, dimension: AnyDimension) -> Value: ...
+
+
+class Space(Strict):
+    """Dimensions in the order in which they are asked, values that are fixed, and configurations to try first."""
+
+    dimensions: tuple[AnyDimension, ...]
+    fixed: dict[str, Value] = {}
+    first: tuple[dict[str, Value], ...] = ()
+
+    def ask(self, suggest: Suggest) -> Point:
+        """A point: every dimension that applies, by name, with what is fixed. What doesn't apply isn't asked."""
+        point: Point = dict(self.fixed)
+        for dimension in self.dimensions:
+            if dimension.name not in point and dimension.applies(point):
+                point[dimension.name] = suggest(dimension)
+        return point
+
+    def keyed(self, point: Mapping[str, Value]) -> dict[str, Value]:
+        """The asked values of a point by key, without what is fixed."""
+        return {d.key: point[d.name] for d in self.asked(point)}
+
+    def asked(self, point: Mapping[str, Value]) -> list[AnyDimension]:
+        """The dimensions that were asked to make this point."""
+        seen: Point = dict(self.fixed)
+        asked: list[AnyDimension] = []
+        for dimension in self.dimensions:
+            if dimension.name not in seen and dimension.applies(seen) and dimension.name in point:
+                seen[dimension.name] = point[dimension.name]
+                asked.append(dimension)
+        return asked
+
+    def complete(self, partial: Mapping[str, Value]) -> Point:
+        """A whole point from part of one: what is missing takes the dimension's default."""
+        return self.ask(lambda dimension: partial.get(dimension.name, dimension.start))
+
+    def problems(self, partial: Mapping[str, Value]) -> list[str]:
+        """What is wrong with a person's configuration for this space: unknown names, values outside, or not applicable."""
+        found = []
+        point = self.complete(partial)
+        asked = {d.name: d for d in self.asked(point)}
+        names = {d.name for d in self.dimensions} | set(self.fixed)
+        for name, value in partial.items():
+            if name not in names:
+                found.append(f'"{name}" is no dimension of this space')
+            elif name in asked and not asked[name].contains(value):
+                found.append(f"{name} is {value!r}, expected {asked[name].describe()}")
+            elif name in self.fixed and self.fixed[name] != value:
+                found.append(f"{name} is {value!r}, but the search fixes it at {self.fixed[name]!r}")
+            elif name not in asked and name not in self.fixed:
+                found.append(f"{name} doesn't apply to this configuration")
+        return found

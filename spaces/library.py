@@ -1,0 +1,268 @@
+"""Puts the space of a search together from the shipped pieces and the person's own changes.
+
+Pieces are merged in this order, a later one winning: common.yaml, the family's backbones/<family>.yaml, the single
+backbone's row in it, datasets/<reader>.yaml, and `space:` of the search's own file. Within a piece, a dimension is
+
+    head_lr: {float: [1e-4, 3e-2], log: true, default: 2e-3}    a range (also int: [low, high])
+    batch_size: {choice: [32, 64, 128], default: 64}            some values
+    head_lr: {default: 1e-3}                                    the inherited range with another default
+    weight_decay: 0.05                                          fixed
+    mixup: null                                                 left out: the trial's own default holds
+    layer_decay@mae: {float: [0.55, 0.8]}                       for one family or one backbone only
+    head_lr@attentive: {float: [...], when: {head: attentive}}  for some values of another dimension only
+
+`when` says under which values of dimensions asked earlier it is asked: a value, a list of them, or {not: ...}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from spaces.backbone import BackboneSpec, backbone, piece, pieces, table
+from spaces.config import SearchConfig, TrialConfig, parse_resolution
+from spaces.dimensions import AnyDimension, Choice, Condition, Float, Int, Point, Space, Value
+from spaces.mistakes import Mistake, nearest
+
+KINDS: dict[str, type[Float] | type[Int]] = {"float": Float, "int": Int}
+Definitions = dict[str, Any]  # key -> definition, in the order of asking
+
+
+def assemble(config: SearchConfig) -> Space:
+    """The space of a search.
+
+    Raises:
+        Mistake: unknown backbones or dimensions, or ranges that make no sense, all of them together.
+    """
+    problems: list[str] = []
+    specs: list[BackboneSpec] = []
+    for name in config.backbones:
+        try:
+            specs.append(backbone(name))
+        except Mistake as mistake:
+            problems += [f"backbones: {sentence}" for sentence in mistake.sentences]
+    if problems:
+        raise Mistake(*problems)
+
+    merged: Definitions = {"backbone": {"choice": list(config.backbones)}}
+    common = piece("common.yaml")
+    _merge(merged, common["dimensions"])
+    for spec in specs:
+        family = piece("backbones", f"{spec.family}.yaml")
+        _merge(merged, _scoped(family.get("dimensions", {}), spec.family))
+        _merge(merged, _scoped(spec.dimensions, spec.name))
+    if config.dataset.reader in pieces("datasets"):
+        _merge(merged, piece("datasets", f"{config.dataset.reader}.yaml").get("dimensions", {}))
+    problems += _check_names(config.space)
+    if problems:
+        raise Mistake(*problems)
+    _merge(merged, config.space)
+
+    dimensions: list[AnyDimension] = []
+    fixed: Point = {}
+    for key, definition in merged.items():
+        try:
+            _place(key, definition, dimensions, fixed, specs)
+        except (ValueError, TypeError) as error:
+            problems.append(f"space: {key}: {_reason(error)}.")
+    if problems:
+        raise Mistake(*problems)
+    order = list(dict.fromkeys(key.split("@")[0] for key in merged))
+    dimensions.sort(key=lambda d: (order.index(d.name), _generality(d.scope)))
+    for name in {d.name for d in dimensions} & set(fixed):
+        # Scoped dimensions come first; the general value is for the rest.
+        last = max(i for i, d in enumerate(dimensions) if d.name == name)
+        dimensions.insert(last + 1, Choice(name=name, choices=(fixed.pop(name),)))
+    reachable = [d for i, d in enumerate(dimensions) if _reachable(d, dimensions[:i], config.backbones)]
+    space = Space(dimensions=tuple(reachable), fixed=fixed)
+    problems += _check_values(space, specs)
+    if problems:
+        raise Mistake(*problems)
+    return space
+
+
+def first_points(config: SearchConfig, space: Space, training_images: int) -> list[Point]:
+    """Configurations to try before the sampler is asked: the person's own, then the shipped ones that lie in the space.
+
+    Raises:
+        Mistake: one of the person's own doesn't lie in the space.
+    """
+    problems = [
+        f"try: configuration {index + 1}: {problem}."
+        for index, own in enumerate(config.first)
+        for problem in space.problems(own)
+    ]
+    if problems:
+        raise Mistake(*problems)
+    partial: list[Mapping[str, Value]] = list(config.first)
+    if config.expert_first:
+        shipped = piece("first.yaml")
+        size = next(s for s in ("small", "middle", "large") if training_images <= shipped[s].get("up_to", float("inf")))
+        partial += [p for p in shipped[size]["configurations"] if not space.problems(p)]
+    points: list[Point] = []
+    for own in partial:
+        point = space.complete(own)
+        if point not in points:
+            points.append(point)
+    return points
+
+
+def trial_config(config: SearchConfig, point: Mapping[str, Value], *, metric: str, policy: str, seed: int) -> TrialConfig:
+    """The complete configuration of one trial.
+
+    Args:
+        point: from the search's space.
+        metric: the search's, or the reader's own.
+        policy: augmentation policy of the dataset; a point may name another.
+        seed: of this trial.
+    """
+    name = str(point["backbone"])
+    weights = config.weights if isinstance(config.weights, str) else config.weights.get(name, "pretrained")
+    settings = {"policy": policy, **point}
+    return TrialConfig.model_validate({"weights": weights, "metric": metric, "epochs": config.budget.epochs, "seed": seed, **settings})
+
+
+def _merge(merged: Definitions, changes: Mapping[str, Any]) -> None:
+    """Lays `changes` over `merged`. A general change replaces the scoped dimensions of its name."""
+    for key, change in changes.items():
+        name, _, scope = key.partition("@")
+        inherited = merged.get(key, merged.get(name))
+        if not scope:
+            for other in [k for k in merged if k.startswith(f"{name}@")]:
+                del merged[other]
+        if isinstance(change, Mapping):
+            base = inherited if isinstance(inherited, Mapping) else {}
+            if any(kind in change for kind in (*KINDS, "choice")):
+                base = {"when": base["when"]} if "when" in base else {}
+            change = {**base, **change}
+        merged[key] = change
+
+
+def _reachable(dimension: AnyDimension, before: list[AnyDimension], backbones: tuple[str, ...]) -> bool:
+    """Whether it is ever asked: not if dimensions of its name, asked before it, leave no backbone to it."""
+
+    def other(d: AnyDimension) -> set[tuple[str, Condition]]:
+        return {(name, condition) for name, condition in d.when.items() if name != "backbone"}
+
+    def mine(d: AnyDimension) -> set[str]:
+        return set(d.when["backbone"].among if "backbone" in d.when else backbones)
+
+    left = mine(dimension)
+    for earlier in before:
+        if earlier.name == dimension.name and other(earlier) <= other(dimension):
+            left -= mine(earlier)
+    return bool(left)
+
+
+def _generality(scope: str) -> int:
+    """Scoped dimensions stand before general ones: a condition, one backbone, a family, all."""
+    if not scope:
+        return 3
+    return 1 if scope in table() else 2 if scope in {s.family for s in table().values()} else 0
+
+
+def _scoped(changes: Mapping[str, Any], scope: str) -> Definitions:
+    return {key if "@" in key else f"{key}@{scope}": change for key, change in changes.items()}
+
+
+def _check_names(changes: Mapping[str, Any]) -> list[str]:
+    known = set(piece("common.yaml")["dimensions"])
+    scopes = {s.family for s in table().values()} | set(table())
+    problems = []
+    for key, change in changes.items():
+        name, _, scope = key.partition("@")
+        if name not in known:
+            problems.append(f'space: unknown dimension "{name}".{nearest(name, known)}')
+        elif scope and scope not in scopes and not (isinstance(change, Mapping) and change.get("when")):
+            problems.append(f'space: {key}: "{scope}" is no family or backbone, and there is no "when".{nearest(scope, scopes)}')
+    return problems
+
+
+def _place(key: str, definition: Any, dimensions: list[AnyDimension], fixed: Point, specs: list[BackboneSpec]) -> None:
+    """Adds one merged definition to the dimensions or to what is fixed."""
+    name, _, scope = key.partition("@")
+    when = {other: _condition(condition) for other, condition in _mapping(definition).get("when", {}).items()}
+    if scope:
+        members = tuple(s.name for s in specs if scope in (s.family, s.name))
+        if members:
+            when = {"backbone": Condition(among=members), **when}
+        elif not when:
+            return  # of a family that this search hasn't
+    if definition is None:
+        return
+    if not isinstance(definition, Mapping):
+        if scope or when:
+            dimensions.append(Choice(name=name, scope=scope, when=when, choices=(definition,)))
+        else:
+            fixed[name] = definition
+        return
+    settings = {k: v for k, v in definition.items() if k != "when"}
+    kinds = [kind for kind in (*KINDS, "choice") if kind in settings]
+    if len(kinds) != 1:
+        raise ValueError(f"expected one of float, int, choice, found {sorted(settings)}")
+    value = settings.pop(kinds[0])
+    unknown = set(settings) - {"log", "default"}
+    if unknown:
+        raise ValueError(f'unknown key "{sorted(unknown)[0]}"; known: float, int, choice, log, default, when')
+    if kinds[0] == "choice":
+        choices = tuple(value)
+        if len(choices) == 1 and not scope and not when:
+            fixed[name] = choices[0]
+        else:
+            dimensions.append(Choice(name=name, scope=scope, when=when, choices=choices, **settings))
+        return
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError(f"expected [low, high], found {value}")
+    bounds: Any = {"low": value[0], "high": value[1]}
+    dimensions.append(KINDS[kinds[0]](name=name, scope=scope, when=when, **bounds, **settings))
+
+
+def _mapping(definition: Any) -> Mapping[str, Any]:
+    return definition if isinstance(definition, Mapping) else {}
+
+
+def _condition(condition: Any) -> Condition:
+    excluded = condition.get("not") if isinstance(condition, Mapping) else None
+    if isinstance(condition, Mapping):
+        if set(condition) != {"not"}:
+            raise ValueError("when: expected a value, a list of values, or {not: ...}")
+        return Condition(excluding=tuple(excluded) if isinstance(excluded, list) else (excluded,))
+    return Condition(among=tuple(condition) if isinstance(condition, list) else (condition,))
+
+
+def _check_values(space: Space, specs: list[BackboneSpec]) -> list[str]:
+    """Values that no trial could run with: told before the search, not in the middle of it."""
+    problems = []
+    settings: dict[str, Any] = {"backbone": specs[0].name, "weights": "random", "metric": "accuracy", "epochs": 1, "seed": 0, "policy": "none"}
+    for spec in specs:
+        offered: list[tuple[str, Value]] = [(n, v) for n, v in space.fixed.items() if n != "backbone"]
+        taken: set[str] = set()
+        for d in space.dimensions:
+            scoped_out = "backbone" in d.when and not d.when["backbone"].holds(spec.name)
+            if scoped_out or d.name == "backbone" or d.name in taken:
+                continue
+            if set(d.when) <= {"backbone"}:
+                taken.add(d.name)
+            offered += [(d.name, v) for v in (d.choices if isinstance(d, Choice) else (d.low, d.high))]
+        for name, value in offered:
+            whole = {"head_lr": 1e-3, "resolution": list(spec.native), **settings, name: value}
+            try:
+                if name == "resolution":
+                    sides = parse_resolution(value)  # type: ignore[arg-type]
+                    if any(side % spec.multiple_of or side <= 0 for side in sides):
+                        raise ValueError(f"{spec.name} needs sides that are multiples of {spec.multiple_of}, found {value}")
+                if name == "trained_blocks" and isinstance(value, int) and value >= spec.blocks:
+                    raise ValueError(f"{spec.name} has {spec.blocks} blocks, found {value}; write all to train everything")
+                TrialConfig.model_validate(whole)
+            except (ValueError, ValidationError) as error:
+                problems.append(f"space: {name}: {_reason(error)}.")
+    return list(dict.fromkeys(problems))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{first['msg'].removeprefix('Value error, ').removeprefix('Input ')}, found {first.get('input')!r}"
+    return str(error)

@@ -1,0 +1,128 @@
+"""Strict settings: unknown and repeated keys are refused, nothing is converted silently, all mistakes come at once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from spaces.mistakes import Mistake, nearest
+
+MAX_YAML_BYTES = 1 << 20
+
+
+class Strict(BaseModel):
+    """A frozen settings class. Two are equal, and hash alike, when their canonical JSON is the same."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    @classmethod
+    def parse(cls, data: Any, where: str) -> Self:
+        """Settings from plain data, as YAML or JSON gives it.
+
+        Args:
+            data: mappings, lists, strings, numbers, booleans and None.
+            where: the file or key that the data came from; it begins every sentence.
+
+        Raises:
+            Mistake: with one sentence for each thing that is wrong.
+        """
+        try:
+            # Through JSON, where a list is a tuple's only spelling, but a string is never a number.
+            return cls.model_validate_json(json.dumps(data), strict=True)
+        except ValidationError as error:
+            raise Mistake(*(_sentence(cls, dict(e), where) for e in error.errors())) from None
+        except TypeError as error:
+            raise Mistake(f"{where}: {error}; use numbers, strings, lists and mappings only.") from None
+
+    def plain(self) -> dict[str, Any]:
+        """The settings as plain data, ready for JSON or YAML."""
+        return self.model_dump(mode="json")
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON, in hexadecimal."""
+        return digest(self.plain())
+
+    def __hash__(self) -> int:
+        return int(self.digest()[:15], 16)
+
+
+def digest(data: Any) -> str:
+    """SHA-256 of plain data's canonical JSON, in hexadecimal."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def read_yaml(path: Path) -> Any:
+    """Plain data from a YAML 1.2 file, read safely.
+
+    Raises:
+        Mistake: no such file, not YAML, a repeated key, a tag, an anchor or alias, or more than one MiB.
+    """
+    try:
+        if path.stat().st_size > MAX_YAML_BYTES:
+            raise Mistake(f"{path}: larger than 1 MiB; a settings file has a few hundred lines at most.")
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise Mistake(f"{path}: no such file.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise Mistake(f"{path}: can't be read as UTF-8 text ({error.__class__.__name__}).") from None
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """As `read_yaml`, from a string; `where` begins the sentence of a mistake."""
+    yaml = YAML(typ="safe", pure=True)
+    try:
+        for event in yaml.parse(text):
+            tag = getattr(event, "tag", None)
+            line = event.start_mark.line + 1
+            if getattr(event, "anchor", None):
+                raise Mistake(f"{where}: line {line}: anchors and aliases aren't allowed here; write the value out.")
+            if tag:
+                raise Mistake(f'{where}: line {line}: the tag "{tag}" isn\'t allowed here; write a plain value.')
+        return YAML(typ="safe", pure=True).load(text)
+    except DuplicateKeyError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        problem = str(error.problem).split(" with value")[0].replace("found duplicate key", "repeated key")
+        raise Mistake(f"{where}: line {line}: {problem}; keep one of the two.") from None
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise Mistake(f"{where}: line {line}: not valid YAML: {error.problem}.") from None
+    except YAMLError as error:
+        raise Mistake(f"{where}: not valid YAML: {str(error).splitlines()[0]}.") from None
+
+
+def _sentence(cls: type[BaseModel], error: dict[str, Any], where: str) -> str:
+    """What pydantic found, as one sentence."""
+    location = [str(part) for part in error["loc"]]
+    found = json.dumps(error.get("input"), default=str)
+    found = found if len(found) <= 80 else found[:77] + "..."
+    kind = error["type"]
+    if kind == "extra_forbidden":
+        parent = ".".join(location[:-1])
+        known = _fields_at(cls, location[:-1])
+        inside = f' in "{parent}"' if parent else ""
+        return f'{where}: unknown key "{location[-1]}"{inside}.{nearest(location[-1], known)}'
+    key = ".".join(location) or "settings"
+    if kind == "missing":
+        return f'{where}: "{key}" is missing; it has no default.'
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Input ").rstrip(".")
+    return f"{where}: {key}: {message}; found {found}."
+
+
+def _fields_at(cls: type[BaseModel], location: list[str]) -> list[str]:
+    """Field names of the settings class that `location` leads to."""
+    current: Any = cls
+    for part in location:
+        field = getattr(current, "model_fields", {}).get(part)
+        if field is None:
+            continue  # a position in a list, or the name of a union's member
+        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        current = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), current)
+    return list(getattr(current, "model_fields", {}))

@@ -1,0 +1,501 @@
+"""MLflow's mirror: exactly one run a trial and every epoch once, however it is cut short; nothing private in it."""
+
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.distributions import FloatDistribution
+
+from search import ui
+from search.disclosure import public_cause, public_label, public_value
+from search.mirror import SEARCH_TAG, TRIAL_TAG, Mirror, _client
+from search.record import Epoch, State
+from search.study import Study, only_writer, open_storage
+from search.tracking import (
+    being_driven,
+    follow,
+    local_uri,
+    only_mirror,
+    reachable,
+    search_facts,
+    sync_once,
+    tracking_uri,
+)
+from spaces.mistakes import Mistake
+
+CANARY = "Canary_Jane_Doe_19610203"
+SPACE = {"head_lr": FloatDistribution(1e-4, 1e-1, log=True)}
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder of searches with one SQLite store of MLflow, which takes seconds to make."""
+    folder = tmp_path_factory.mktemp(CANARY.lower()).parent / "storage"
+    folder.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(folder))  # MLflow leaves a lock there
+        patch.setenv("TMPDIR", str(folder))
+        yield folder
+
+
+@dataclass
+class Search:
+    folder: Path
+    study: Study
+
+    def trial(self, epochs: int = 0, state: State | None = None, cause: str = "", value: float = 0.8) -> int:
+        lr = 1e-3 * (1 + len(self.study.trials))
+        point = {"backbone": "vit_tiny.random", "trained_blocks": 0, "head_lr": lr}
+        number = self.study.add(
+            point, {"head_lr": lr}, SPACE, seed=len(self.study.trials), job="job-00000", why="tpe"
+        ).number
+        self.epochs(number, 1, epochs)
+        if state is not None:
+            self.study.end(number, state, cause, value if state is State.COMPLETE else None)
+        return number
+
+    def epochs(self, number: int, first: int, last: int) -> None:
+        for epoch in range(first, last + 1):
+            accuracy, when = 0.5 + epoch / 100, 1.6e9 + 1000 * number + epoch
+            told = Epoch(
+                epoch, accuracy, None, 1 / epoch, {"macro_f1": accuracy - 0.1, "kappa": float("nan")}, 0.5, when
+            )
+            self.study.epoch(number, told)
+
+
+def make_search(storage: Path, name: str, **more: Any) -> Search:
+    folder = storage / name
+    folder.mkdir()
+    settings = {
+        "name": name,
+        "dataset": {"reader": "folder", "root": f"/data/{CANARY}", "options": {"column": f"{CANARY}.csv"}},
+        "backbones": ["vit_tiny.random"],
+        "weights": {"vit_tiny.random": f"/data/{CANARY}/weights.pth"},
+        "storage": str(storage),
+        "budget": {"trials": 3},
+        **more,
+    }
+    (folder / "search.yaml").write_text(json.dumps(settings))
+    identity = {
+        "id": f"{name:0<32}",
+        "data": "d" * 64,
+        "split": "5" * 64,
+        "metric": "accuracy",
+        "direction": "maximize",
+        "versions": {"torch": "2.15.0+cpu"},
+        "counts": {"train": {"no tumor": 7, f"/data/{CANARY}": 5}},
+        "settings": {"dataset.root": f"/data/{CANARY}"},
+    }
+    return Search(folder, Study.create(open_storage(folder, None), name, "maximize", identity))
+
+
+def mixed(storage: Path, name: str) -> Search:
+    """A search with a trial in every state."""
+    search = make_search(storage, name)
+    search.trial(3, State.COMPLETE, value=0.53)
+    search.trial(1, State.PRUNED, "after epoch 1 its score was 0.5100, the best 1 of 2 had 0.53 or better")
+    search.trial(0, State.FAILED, f"FileNotFoundError: no such file: '/data/{CANARY}/{CANARY} 2.png'")
+    search.trial(0, State.INFEASIBLE, f"out of memory at {CANARY}")
+    search.trial(2, State.CANCELLED, f"by hand: see ../{CANARY.lower()}/notes.txt")
+    search.trial(2)
+    return search
+
+
+def mirror_of(search: Search) -> Mirror:
+    return Mirror(local_uri(search.folder.parent), search_facts(search.folder))
+
+
+def runs_of(search: Search, uri: str | None = None) -> list[Any]:
+    client = _client(uri or local_uri(search.folder.parent))
+    experiment = client.get_experiment_by_name("medtune")
+    where = f"tags.`{SEARCH_TAG}` = '{search_facts(search.folder).identifier}'"
+    return sorted(client.search_runs([experiment.experiment_id], where), key=lambda r: r.data.tags.get(TRIAL_TAG, ""))
+
+
+def snapshot(search: Search, uri: str | None = None) -> list[Any]:
+    """All that MLflow has of a search, but for its own identifiers."""
+    client = _client(uri or local_uri(search.folder.parent))
+    found = []
+    for run in runs_of(search, uri):
+        history = {
+            key: [(m.step, m.timestamp, m.value) for m in client.get_metric_history(run.info.run_id, key)]
+            for key in sorted(run.data.metrics)
+        }
+        tags = {k: v for k, v in run.data.tags.items() if k != "mlflow.parentRunId"}
+        found.append((run.info.run_name, run.info.status, run.info.end_time, tags, dict(run.data.params), history))
+    return found
+
+
+def check_like_record(search: Search, uri: str | None = None) -> None:
+    """One run a trial, each epoch once, in order, with its own time."""
+    parent, *children = snapshot(search, uri)
+    trials = Study.read(open_storage(search.folder, None), search.study.name).trials
+    assert [child[0] for child in children] == [f"trial {t.number:04d}" for t in trials]
+    for trial, (_, _, _, _, params, history) in zip(trials, children, strict=True):
+        expected = [(e.epoch, round(e.time * 1000), e.value) for _, e in sorted(trial.epochs.items())]
+        assert history.get("accuracy", []) == expected
+        assert params == {k: str(v) for k, v in trial.point.items()} | {"seed": str(trial.seed)}
+    assert TRIAL_TAG not in parent[3]
+
+
+def test_late_sync_tells_every_trial_and_nothing_twice(storage: Path) -> None:
+    search = mixed(storage, "late")
+    sync_once(search.folder)
+    check_like_record(search)
+    parent, *children = snapshot(search)
+    assert [c[1] for c in children] == ["FINISHED", "KILLED", "FAILED", "FAILED", "KILLED", "KILLED"]
+    states = ["complete", "pruned", "failed", "infeasible", "cancelled", "unfinished"]
+    assert [c[3]["medtune.state"] for c in children] == states
+    complete = search.study.trials[0]
+    assert children[0][2] == round((complete.ended or 0) * 1000)
+    assert children[0][5]["value"] == [(3, round((complete.ended or 0) * 1000), 0.53)]
+    assert children[0][5]["seconds"][0][2] == pytest.approx(1.5)
+    assert children[0][5]["macro_f1"][2][2] == pytest.approx(0.43)
+    assert "kappa" not in children[0][5]  # never defined
+    assert children[1][3]["medtune.cause"].startswith("after epoch 1 its score was 0.5100, the best 1 of 2")
+    assert parent[1] == "KILLED"  # a trial is unfinished, and no driver runs it
+    assert [(step, value) for step, _, value in parent[5]["best_value"]] == [(s, 0.53) for s in range(1, 6)]
+    tags = parent[3]
+    assert tags["medtune.data_digest"] == "d" * 64
+    assert tags["medtune.version.torch"] == "2.15.0+cpu"
+    assert tags["medtune.trials.complete"] == "1"
+    assert tags["medtune.images.train"] == "no tumor: 7, withheld: 5"
+    assert "medtune resume late" in tags["mlflow.note.content"]
+    assert "trial 0, accuracy 0.5300" in tags["mlflow.note.content"]
+    (dataset,) = runs_of(search)[0].inputs.dataset_inputs
+    assert dataset.dataset.digest == "d" * 36
+
+    before = snapshot(search)
+    sync_once(search.folder)  # a new process would do the same
+    mirror = mirror_of(search)
+    mirror.update(search.study.trials, driven=False)
+    mirror.update(search.study.trials, driven=False)
+    assert snapshot(search) == before
+
+
+def test_children_belong_to_their_parent_and_no_tag_comes_from_the_machine(storage: Path) -> None:
+    search = make_search(storage, "own-tags")
+    search.trial(1, State.COMPLETE)
+    sync_once(search.folder)
+    parent, child = runs_of(search)
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    allowed = {"mlflow.parentRunId", "mlflow.note.content", "mlflow.runName"}
+    for run in (parent, child):
+        assert {k for k in run.data.tags if not k.startswith("medtune.")} <= allowed
+        assert run.info.user_id in (None, "", "unknown")
+
+
+def test_nothing_private_is_in_the_store(storage: Path) -> None:
+    search = mixed(storage, "private")
+    sync_once(search.folder)
+    stored = b"".join(file.read_bytes() for file in storage.glob("mlflow.db*"))
+    assert b"trial 0003" in stored  # the bytes can be searched
+    assert CANARY.lower().encode() not in stored.lower()
+    for word in (b"jane", b"notes.txt", b"weights.pth"):
+        assert word not in stored.lower()
+    causes = [run.data.tags.get("medtune.cause") for run in runs_of(search)]
+    assert causes[3:6] == ["FileNotFoundError", "out of memory at ...", "withheld; see medtune status"]
+
+
+def test_steps_while_the_search_runs(storage: Path) -> None:
+    search = make_search(storage, "live")
+    mirror = mirror_of(search)
+    mirror.update(search.study.trials)
+    assert [c[1] for c in snapshot(search)] == ["RUNNING"]
+    first = search.trial(2)
+    mirror.update(search.study.trials)
+    second = search.trial(1)
+    search.epochs(first, 3, 3)
+    mirror.update(search.study.trials)
+    check_like_record(search)
+    assert [c[1] for c in snapshot(search)] == ["RUNNING"] * 3
+    search.study.end(second, State.PRUNED, "too low")
+    mirror_of(search).update(search.study.trials, driven=False)  # the driver was killed; a new mirror sees it
+    assert [c[1] for c in snapshot(search)] == ["KILLED", "KILLED", "KILLED"]
+    mirror.forget()
+    search.epochs(first, 4, 4)  # resumed
+    mirror.update(search.study.trials)
+    assert [c[1] for c in snapshot(search)] == ["RUNNING", "RUNNING", "KILLED"]
+    search.study.end(first, State.COMPLETE, "", 0.54)
+    mirror.update(search.study.trials, driven=False)
+    check_like_record(search)
+    assert [c[1] for c in snapshot(search)] == ["FINISHED", "FINISHED", "KILLED"]
+
+
+class Cut(Exception):
+    """The connection broke."""
+
+
+class Unreliable:
+    """MLflow's client; call number `at` breaks before it is carried out, or after."""
+
+    def __init__(self, client: Any, at: int, carried_out: bool) -> None:
+        self.client, self.at, self.carried_out, self.calls = client, at, carried_out, 0
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self.client, name)
+
+        def maybe(*args: Any, **options: Any) -> Any:
+            self.calls += 1
+            if self.calls != self.at:
+                return call(*args, **options)
+            if self.carried_out:
+                call(*args, **options)
+            raise Cut
+
+        return maybe
+
+
+@pytest.mark.parametrize("carried_out", [False, True])
+def test_a_cut_at_any_call_loses_and_doubles_nothing(storage: Path, carried_out: bool) -> None:
+    def cut(at: int) -> tuple[Unreliable, Search]:
+        search = make_search(storage, f"cut-{at}-{carried_out}")
+        search.trial(3, State.COMPLETE)
+        search.trial(2, State.FAILED, "diverged")
+        mirror = mirror_of(search)
+        mirror._client = Unreliable(_client(mirror.uri), at, carried_out)  # type: ignore[assignment]
+        if at:
+            with pytest.raises(Cut):
+                mirror.update(search.study.trials, driven=False)
+        if at % 2:
+            mirror = mirror_of(search)  # the process died, too
+        mirror.update(search.study.trials, driven=False)
+        return mirror._client, search  # type: ignore[return-value]
+
+    whole, undisturbed = cut(0)
+
+    def comparable(search: Search) -> list[Any]:
+        keep = ("medtune.state", "medtune.cause", "medtune.number")
+        return [
+            (
+                name,
+                status,
+                {k: tags.get(k) for k in keep},
+                params,
+                {k: [(h[0], h[2]) for h in v] for k, v in history.items()},
+            )
+            for name, status, _, tags, params, history in snapshot(search)[1:]
+        ]
+
+    assert whole.calls > 10
+    for at in range(1, whole.calls + 1):
+        _, search = cut(at)
+        check_like_record(search)
+        assert comparable(search) == comparable(undisturbed), f"cut at call {at}"
+        assert snapshot(search)[0][1] == "FINISHED"
+        assert len(runs_of(search)[0].inputs.dataset_inputs) == 1
+
+
+def test_a_doubled_run_is_taken_away_and_a_deleted_one_made_again(storage: Path) -> None:
+    search = make_search(storage, "double")
+    search.trial(2, State.COMPLETE)
+    mirror = mirror_of(search)
+    mirror.update(search.study.trials, driven=False)
+    client, (_, child) = _client(mirror.uri), runs_of(search)
+    client.create_run(child.info.experiment_id, tags={k: child.data.tags[k] for k in (SEARCH_TAG, TRIAL_TAG)})
+    assert len(runs_of(search)) == 3
+    mirror_of(search).update(search.study.trials, driven=False)
+    assert [r.info.run_id for r in runs_of(search)][1:] == [child.info.run_id]
+    client.delete_run(child.info.run_id)
+    mirror_of(search).update(search.study.trials, driven=False)
+    check_like_record(search)
+
+
+@contextmanager
+def following(search: Search, poll: float = 0.1) -> Iterator[list[bool]]:
+    outcome: list[bool] = []
+    thread = threading.Thread(
+        target=lambda: outcome.append(follow(search.folder, poll=poll, longest_wait=2)), daemon=True
+    )
+    thread.start()
+    yield outcome
+    thread.join(40)
+    assert not thread.is_alive()
+
+
+def test_follow_ends_when_the_driver_has_gone_and_all_is_there(storage: Path) -> None:
+    search = make_search(storage, "followed")
+    with following(search) as outcome_of_nobody:
+        pass
+    assert outcome_of_nobody == [True]  # no driver: one look is enough
+    with ExitStack() as stack:
+        with only_writer(search.folder):
+            outcome = stack.enter_context(following(search))
+            number = search.trial(1)
+            deadline = time.monotonic() + 30
+            while time.monotonic() < deadline and len(runs_of(search)) < 2:
+                time.sleep(0.1)
+            assert len(runs_of(search)) == 2  # seen while it runs
+            with pytest.raises(Mistake, match="another process"):
+                sync_once(search.folder)
+            search.epochs(number, 2, 3)
+            search.study.end(number, State.COMPLETE, "", 0.9)
+            assert outcome == []
+    assert outcome == [True]
+    check_like_record(search)
+    assert snapshot(search)[0][1] == "FINISHED"
+
+
+def test_the_drivers_lock_is_only_looked_at(storage: Path) -> None:
+    search = make_search(storage, "locks")
+    assert not being_driven(search.folder)
+    assert not (search.folder / "study.lock").exists()
+    with only_writer(search.folder):
+        assert being_driven(search.folder)
+    assert not being_driven(search.folder)
+    with (
+        only_mirror(search.folder, wait=False),
+        pytest.raises(Mistake, match="nothing to do"),
+        only_mirror(search.folder, wait=False),
+    ):
+        pass
+    with only_mirror(search.folder, wait=False):
+        pass
+
+
+def test_a_server_that_comes_late_gets_everything(
+    storage: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    port = ui.free_port()
+    uri = f"http://{ui.HOST}:{port}"
+    search = make_search(storage, "outage", mlflow=uri)
+    search.trial(2, State.COMPLETE)
+    command = ui.server_command(f"sqlite:///{tmp_path}/server.db", port, tmp_path / "artifacts")
+    environment = os.environ | ui.SERVER_SETTINGS | {"TMPDIR": str(tmp_path)}
+    with caplog.at_level(logging.WARNING, "search.tracking"), following(search) as outcome:
+        time.sleep(4)  # several attempts fail
+        search.trial(3, State.PRUNED, "too low")
+        assert outcome == []
+        with (tmp_path / "server.log").open("wb") as log:
+            server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        try:
+            ui._wait_for(server, port)
+            deadline = time.monotonic() + 40
+            while not outcome and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert outcome == [True]
+            check_like_record(search, uri)
+            assert search_facts(search.folder).identifier in runs_of(search, uri)[0].data.tags[SEARCH_TAG]
+        finally:
+            server.terminate()
+            server.wait(20)
+    told = [r.getMessage() for r in caplog.records if r.name == "search.tracking"]
+    assert len([t for t in told if t.startswith("can't mirror to http://127.0.0.1")]) == 1
+    assert len([t for t in told if t.startswith("up to date again")]) == 1
+    assert ui.free_port(port) == port  # nothing of the server is left
+
+
+def test_a_server_that_never_comes_is_given_up(storage: Path) -> None:
+    search = make_search(storage, "away", mlflow=f"http://127.0.0.1:{ui.free_port()}")
+    search.trial(1, State.COMPLETE)
+    started = time.monotonic()
+    assert follow(search.folder, poll=0.1, patience=0.5) is False
+    assert time.monotonic() - started < 10
+    with pytest.raises(Mistake, match="mlflow: nothing can be sent"):
+        sync_once(search.folder)
+
+
+def test_two_searches_at_once_in_a_new_store(tmp_path: Path) -> None:
+    searches = [make_search(tmp_path, name) for name in ("one", "two")]
+    for search in searches:
+        for _ in range(4):
+            search.trial(5, State.COMPLETE)
+    code = "import sys; from pathlib import Path; from search.tracking import follow; follow(Path(sys.argv[1]))"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(s.folder)],
+            env=os.environ | {"TMPDIR": str(tmp_path)},
+            cwd=Path(__file__).parents[2],
+            stderr=subprocess.PIPE,
+        )
+        for s in searches
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=100)
+        assert process.returncode == 0, errors.decode()
+    for search in searches:
+        check_like_record(search)
+    client = _client(local_uri(tmp_path))
+    assert sorted(e.name for e in client.search_experiments()) == ["Default", "medtune"]
+
+
+def test_an_address_where_nobody_answers_is_known_at_once() -> None:
+    closed = f"http://user:secret@127.0.0.1:{ui.free_port()}"
+    with pytest.raises(Mistake) as refused:
+        reachable(closed)
+    message = str(refused.value)
+    assert "127.0.0.1" in message and "mlflow: off" in message and "medtune sync" in message
+    assert "secret" not in message
+    with socket.socket() as silent:  # takes connections and says nothing
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        started = time.monotonic()
+        with pytest.raises(Mistake, match="no answer|timed out"):
+            reachable(f"http://127.0.0.1:{silent.getsockname()[1]}", 1)
+        assert time.monotonic() - started < 2
+        reachable(f"postgresql+psycopg://127.0.0.1:{silent.getsockname()[1]}/mlflow", 1)  # someone listens
+    with pytest.raises(Mistake, match="folder"):
+        reachable("file:///tmp/mlruns")
+    reachable("sqlite:////tmp/mlflow.db")
+
+
+def test_mlflow_off_is_said(storage: Path) -> None:
+    search = make_search(storage, "off", mlflow="off")
+    for command in (sync_once, follow, ui.serve):
+        with pytest.raises(Mistake, match='mlflow is off for the search "off"'):
+            command(search.folder)
+    assert tracking_uri(search.folder, "local") == f"sqlite:///{storage}/mlflow.db"
+
+
+def test_looking_needs_something_to_look_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(Mistake, match="medtune sync"):
+        ui.serve(make_search(tmp_path, "empty").folder)
+    with socket.socket() as taken, pytest.raises(Mistake, match="taken"):
+        taken.bind((ui.HOST, 0))
+        taken.listen()
+        ui.free_port(taken.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("cause", "public"),
+    [
+        ("", ""),
+        ("the loss was nan at step 17", "the loss was nan at step 17"),
+        ("its job ended without telling a result", "its job ended without telling a result"),
+        ("KeyError: 'P0123'", "KeyError"),
+        ("PIL.UnidentifiedImageError: cannot identify image file 'a.png'", "UnidentifiedImageError"),
+        ("can't read jane doe 1.png", "withheld; see medtune status"),
+        ("can't read C:\\scans\\jane", "withheld; see medtune status"),
+        ("can't read patient 19610203 of ward 7", "can't read patient ..."),
+        ("can't read Jane", "can't read ..."),
+        ('unknown label "jane"', "unknown label ..."),
+    ],
+)
+def test_causes_that_go_out(cause: str, public: str) -> None:
+    assert public_cause(cause) == public
+
+
+@given(before=st.text(), after=st.text(), sign=st.sampled_from(["/", "\\", "~"]))
+def test_no_path_goes_out(before: str, after: str, sign: str) -> None:
+    text = f"{before}{sign}{after}"
+    for public in (public_cause(text), public_value(text), public_label(text)):
+        assert "/" not in public and "\\" not in public and "~" not in public
+
+
+@given(st.text(alphabet="abcXYZ09._-/ :"))
+def test_no_file_name_goes_out(text: str) -> None:
+    assert public_cause(f"can't read {text}.png") == "withheld; see medtune status"

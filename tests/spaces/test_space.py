@@ -1,0 +1,155 @@
+"""Spaces: merged in the documented order, asked under their conditions, checked before a search."""
+
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spaces.backbone import backbone, table
+from spaces.config import SearchConfig
+from spaces.dimensions import AnyDimension, Choice, Float, Int, Space, Value
+from spaces.library import assemble, first_points, trial_config
+from spaces.mistakes import Mistake
+from spaces.policy import policies, policy
+
+
+def config(**changes: Any) -> SearchConfig:
+    base = {"name": "a", "dataset": {"reader": "folder", "root": "x"}, "backbones": ["dinov2_tiny", "mae_tiny"], "weights": "random"}
+    return SearchConfig.parse({**base, **changes}, "s.yaml")
+
+
+def draw(generator: random.Random) -> Any:
+    def suggest(dimension: AnyDimension) -> Value:
+        if isinstance(dimension, Choice):
+            return generator.choice(dimension.choices)
+        if isinstance(dimension, Int):
+            return generator.randint(dimension.low, dimension.high)
+        return generator.uniform(dimension.low, dimension.high)
+
+    return suggest
+
+
+@given(st.integers(0, 2**32), st.lists(st.sampled_from(sorted(table())), min_size=1, max_size=4, unique=True))
+def test_every_point_lies_in_its_bounds_and_conditions(seed: int, names: list[str]) -> None:
+    space = assemble(config(backbones=names))
+    point = space.ask(draw(random.Random(seed)))
+    assert not space.problems(point)
+    asked = space.asked(point)
+    assert len({d.name for d in asked}) == len(asked)
+    assert {d.name for d in asked} | set(space.fixed) == set(point)
+    for dimension in asked:
+        assert dimension.contains(point[dimension.name])
+        assert dimension.applies(point)
+    trial = trial_config(config(backbones=names), point, metric="accuracy", policy="digits", seed=0)
+    spec = backbone(trial.backbone)
+    assert all(side % spec.multiple_of == 0 for side in trial.resolution)
+    assert (trial.trained_blocks != 0) == ("backbone_lr_ratio" in point)
+
+
+def test_what_does_not_apply_is_not_asked() -> None:
+    space = assemble(config())
+    head_only = space.complete({"backbone": "mae_tiny", "trained_blocks": 0})
+    assert {"layer_decay", "backbone_lr_ratio", "drop_path", "weight_decay"}.isdisjoint(head_only)
+    assert any("doesn't apply" in p for p in space.problems({"trained_blocks": 0, "layer_decay": 0.7}))
+
+
+def test_a_family_has_its_own_range_under_its_own_key() -> None:
+    space = assemble(config())
+    mae = space.keyed(space.complete({"backbone": "mae_tiny", "trained_blocks": "all"}))
+    dino = space.keyed(space.complete({"backbone": "dinov2_tiny", "trained_blocks": "all"}))
+    assert mae["layer_decay@mae"] == 0.65 and "layer_decay@dinov2" not in mae
+    assert dino["layer_decay@dinov2"] == 0.75
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"layer_decay": 0.9}, 0.9),
+        ({"layer_decay": {"float": [0.1, 0.3]}}, 0.2),
+        ({"layer_decay@mae": {"float": [0.1, 0.3]}}, 0.2),
+        ({"layer_decay@mae_tiny": 0.4}, 0.4),
+        ({"layer_decay": {"default": 0.95}}, 0.95),
+        ({"layer_decay": None}, None),
+    ],
+)
+def test_a_persons_changes_win(change: dict[str, Any], expected: float | None) -> None:
+    point = assemble(config(space=change)).complete({"backbone": "mae_tiny", "trained_blocks": "all"})
+    assert point.get("layer_decay") == (pytest.approx(expected) if expected is not None else None)
+
+
+def test_left_out_is_the_trials_own_default() -> None:
+    point = assemble(config(space={"label_smoothing": None})).complete({})
+    assert "label_smoothing" not in point
+    assert trial_config(config(), point, metric="accuracy", policy="digits", seed=0).label_smoothing == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"space": {"hed_lr": 1}}, 'Did you mean "head_lr"'),
+        ({"space": {"resolution@mae_tiny": 60}}, "multiples of 16"),
+        ({"space": {"trained_blocks": 2}}, "2 blocks"),
+        ({"space": {"drop_path": {"choice": [0, 2.0]}}}, "drop_path"),
+        ({"space": {"head_lr": {"float": [1, 0.1]}}}, "low < high"),
+        ({"space": {"head_lr": {"float": [0, 0.1], "log": True}}}, "low > 0"),
+        ({"space": {"head_lr": {"flaot": [0, 0.1]}}}, "flaot"),
+        ({"space": {"layer_decay@vgg": 0.5}}, "vgg"),
+        ({"backbones": ["dino_tiny"]}, 'Did you mean "dinov2_tiny"'),
+    ],
+)
+def test_mistakes_are_told_before_the_search(change: dict[str, Any], word: str) -> None:
+    with pytest.raises(Mistake) as caught:
+        assemble(config(**change))
+    assert word in str(caught.value)
+
+
+def test_first_configurations() -> None:
+    own = [{"backbone": "mae_tiny", "trained_blocks": "all", "head_lr": 5e-3}]
+    searched = config(**{"try": own})
+    points = first_points(searched, assemble(searched), 100)
+    assert points[0]["head_lr"] == 5e-3 and points[0]["layer_decay"] == 0.65
+    wrong = config(**{"try": [{"head_lr": 5.0}, {"backbon": "x"}]})
+    with pytest.raises(Mistake) as caught:
+        first_points(wrong, assemble(wrong), 100)
+    assert len(caught.value.sentences) == 2
+
+
+def test_shipped_first_configurations_lie_in_the_real_space() -> None:
+    names = ["dinov2_base", "dinov2_large", "mae_base"]
+    for images, expected in ((1_000, 2), (20_000, 3), (200_000, 2)):
+        searched = config(backbones=names, weights="pretrained")
+        assert len(first_points(searched, assemble(searched), images)) == expected
+
+
+def test_dimensions_refuse_nonsense() -> None:
+    for bad in (
+        lambda: Float(name="x", low=1, high=0),
+        lambda: Float(name="x", low=0, high=1, log=True),
+        lambda: Float(name="x", low=0, high=1, default=2),
+        lambda: Int(name="x", low=0, high=4, log=True),
+        lambda: Choice(name="x", choices=()),
+        lambda: Choice(name="x", choices=(1, 1)),
+        lambda: Choice(name="x", choices=(1, 2), default=3),
+    ):
+        with pytest.raises(ValueError):
+            bad()
+    assert not Choice(name="x", choices=(0, 1)).contains(True)
+    assert Space(dimensions=(Float(name="x", low=1, high=100, log=True),)).complete({}) == {"x": pytest.approx(10)}
+
+
+def test_levels_scale_a_policy() -> None:
+    for name, most in policies().items():
+        assert most.at(0) == policy("none").model_copy(update={"outside": most.outside}), name
+        assert most.at(3) == most
+        assert most.at(1).rotate == pytest.approx(most.rotate / 3)
+    with pytest.raises(Mistake, match="fundus"):
+        policy("fundos")
+
+
+def test_backbone_table() -> None:
+    with pytest.raises(Mistake, match='Did you mean "dinov2_base"'):
+        backbone("dinov2_bas")
+    for spec in table().values():
+        assert all(side % spec.multiple_of == 0 for side in spec.native), spec.name

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from spaces.config import DatasetConfig, SplitConfig
+from spaces.mistakes import Mistake
+from trainables.data.manifest import Manifest
+from trainables.data.readers import read
+from trainables.data.readers.aptos2019 import NO_PATIENTS
+from trainables.data.splits import split
+
+
+def of(root: Path, cache: Path, **options) -> Manifest:
+    return read(DatasetConfig(reader="aptos2019", root=str(root), options=options), cache, None)
+
+
+@pytest.fixture
+def competition(tmp_path: Path, write_image) -> Path:
+    root = tmp_path / "competition"
+    rows = ["id_code,diagnosis"]
+    for i in range(20):
+        write_image(root / "train_images" / f"id{i:02d}.png", i)
+        rows.append(f"id{i:02d},{i % 5}")
+    (root / "train.csv").write_text("\n".join(rows))
+    (root / "test.csv").write_text("id_code\nunlabelled\n")
+    return root
+
+
+def make_reupload(root: Path, write_image, doubled: bool) -> Path:
+    seed = 0
+    for table, folder, count in (
+        ("train_1", "train_images", 10),
+        ("valid", "val_images", 5),
+        ("test", "test_images", 5),
+    ):
+        rows = ["id_code,diagnosis"]
+        for _ in range(count):
+            inner = root / folder / folder if doubled else root / folder
+            write_image(inner / f"i{seed}.png", seed)
+            rows.append(f"i{seed},{seed % 5}")
+            seed += 1
+        (root / f"{table}.csv").write_text("\n".join(rows))
+    return root
+
+
+def test_competition_copy(competition: Path, cache: Path) -> None:
+    manifest = of(competition, cache)
+    assert (manifest.task, len(manifest.classes), manifest.metric) == ("ordinal", 5, "quadratic_weighted_kappa")
+    assert len(manifest) == 20 and set(manifest.official.tolist()) == {""} and manifest.policy == "fundus"
+    assert manifest.labels.tolist() == [i % 5 for i in range(20)]
+    assert manifest.paths[3] == "train_images/id03.png" and manifest.notes == (NO_PATIENTS,)
+
+
+@pytest.mark.parametrize("doubled", [True, False])
+def test_reupload(tmp_path: Path, cache: Path, write_image, doubled: bool) -> None:
+    manifest = of(make_reupload(tmp_path / "data", write_image, doubled), cache)
+    parts = manifest.official.tolist()
+    assert [parts.count(part) for part in ("train", "validation", "test")] == [10, 5, 5]
+    for path, part, label in zip(manifest.paths, parts, manifest.labels, strict=True):
+        pieces = path.split("/")
+        assert len(pieces) == 2 + doubled and pieces[0].split("_")[0] == {"validation": "val"}.get(part, part)
+        assert int(pieces[-1][1:-4]) % 5 == label
+    assert len(split(manifest, SplitConfig()).test) == 5
+
+
+def test_both_layouts_have_the_same_digest(tmp_path: Path, cache: Path, write_image) -> None:
+    manifests = [of(make_reupload(tmp_path / str(d), write_image, d), cache) for d in (True, False)]
+    assert manifests[0].digest() == manifests[1].digest()
+
+
+def test_conflicting_copies_are_left_out_or_refused(competition: Path, cache: Path) -> None:
+    images = competition / "train_images"
+    shutil.copy(images / "id00.png", images / "id01.png")  # grades 0 and 1
+    shutil.copy(images / "id02.png", images / "id07.png")  # both grade 2
+    manifest = of(competition, cache)
+    assert len(manifest) == 18
+    assert not {"train_images/id00.png", "train_images/id01.png"} & set(manifest.paths.tolist())
+    assert any("2 images left out of every part: 1 contents" in note for note in manifest.notes)
+    assert any("1 images are byte-identical copies" in note for note in manifest.notes)
+    rows = [manifest.paths.tolist().index(f"train_images/{name}.png") for name in ("id02", "id07")]
+    assert manifest.groups[rows[0]] == manifest.groups[rows[1]]
+    with pytest.raises(Mistake) as mistake:
+        of(competition, cache, conflicts="refuse")
+    assert "id00.png (grade 0), train_images/id01.png (grade 1)" in mistake.value.sentences[0]
+
+
+def test_a_copy_in_two_parts_is_a_leak(tmp_path: Path, cache: Path, write_image) -> None:
+    root = make_reupload(tmp_path / "data", write_image, True)
+    shutil.copy(root / "train_images/train_images/i0.png", root / "test_images/test_images/i15.png")
+    manifest = of(root, cache)
+    with pytest.raises(Mistake, match="official: false"):
+        split(manifest, SplitConfig())
+
+
+def test_every_problem_with_its_row(competition: Path, cache: Path) -> None:
+    table = competition / "train.csv"
+    table.write_text(table.read_text() + "\nid00,1\nmissing,2\n../x,0\n,3\n")
+    table.write_text(table.read_text().replace("id15,0", "id15,5").replace("id16,1", "id16,"))
+    with pytest.raises(Mistake) as mistake:
+        of(competition, cache)
+    found = mistake.value.sentences
+    for part in (
+        'aptos2019: train.csv row 17: diagnosis is "5", expected 0 to 4.',
+        "aptos2019: train.csv row 18: diagnosis is empty",
+        'row 22: id_code "id00" stands in row 2 already',
+        'row 23: "train_images/missing.png" no such file',
+        'row 24: "train_images/../x.png" leaves',
+        "row 25: id_code is empty",
+    ):
+        assert sum(part in sentence for sentence in found) == 1, (part, found)
+    assert len(found) == 6
+
+
+def test_missing_tables_and_columns(tmp_path: Path, cache: Path, write_image, competition: Path) -> None:
+    (tmp_path / "none" / "images").mkdir(parents=True)
+    with pytest.raises(Mistake, match="expected train.csv .* found images"):
+        of(tmp_path / "none", cache)
+    root = make_reupload(tmp_path / "data", write_image, False)
+    (root / "valid.csv").unlink()
+    (root / "test.csv").write_text("id,diagnosis\nx,1\n")
+    with pytest.raises(Mistake) as mistake:
+        of(root, cache)
+    assert [s.split(":")[1].strip() for s in mistake.value.sentences] == ["valid.csv", "test.csv"]
+    (root / "train.csv").write_text("id_code,diagnosis\n")
+    with pytest.raises(Mistake, match="two different copies"):
+        of(root, cache)

@@ -1,0 +1,400 @@
+"""Backbones: the authors' own outputs, one contract for all families, and every way that weights can be wrong."""
+
+import json
+import re
+from argparse import Namespace
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor
+
+from spaces.backbone import BackboneSpec, backbone, table
+from spaces.mistakes import Mistake
+from trainables.backbones import Backbone, build, weights_digest
+from trainables.backbones.families import FAMILIES
+
+GOLDEN = Path(__file__).parents[1] / "data" / "golden"
+LAYOUTS = json.loads((GOLDEN / "layouts.json").read_text())
+ARCHITECTURES = {
+    "dinov2": "vit_small_patch14_dinov2.lvd142m",
+    "dinov2_reg": "vit_small_patch14_reg4_dinov2.lvd142m",
+    "dinov2_swiglu": "vit_giant_patch14_dinov2.lvd142m",
+    "mae": "vit_base_patch16_224.mae",
+}
+CASES = [(layout, case) for layout in ARCHITECTURES for case in ("", "_alt", "_rect") if layout != "mae" or not case]
+TINY = [name for name in table() if name.endswith("_tiny")]
+
+
+def golden_spec(layout: str) -> BackboneSpec:
+    config = json.loads((GOLDEN / layout / "config.json").read_text())
+    row = backbone("mae_base" if layout == "mae" else "dinov2_base")
+    changes = {
+        "name": f"golden_{layout}",
+        "timm": ARCHITECTURES[layout],
+        "build": {"embed_dim": config["embed_dim"], "depth": config["depth"], "num_heads": config["heads"]},
+        "blocks": config["depth"],
+        "width": config["embed_dim"],
+        "native": (config["img_size"], config["img_size"]),
+    }
+    return row.model_copy(update=changes)
+
+
+def golden(layout: str, resolution: tuple[int, int] | None = None, **options: float) -> Backbone:
+    spec = golden_spec(layout)
+    return build(spec, weights=GOLDEN / layout / "checkpoint.pth", resolution=resolution or spec.native, **options)
+
+
+def images(spec: BackboneSpec, batch: int = 2) -> Tensor:
+    return torch.randn(batch, 3, *spec.native, generator=torch.Generator().manual_seed(0))
+
+
+def flat(layout: str) -> dict[str, Tensor]:
+    content = torch.load(GOLDEN / layout / "checkpoint.pth", weights_only=True)
+    return dict(content.get("model", content))
+
+
+def sentences(spec: BackboneSpec | str, weights: str | Path, resolution: tuple[int, int] | None = None) -> str:
+    native = (backbone(spec) if isinstance(spec, str) else spec).native
+    with pytest.raises(Mistake) as caught:
+        build(spec, weights=weights, resolution=resolution or native)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("layout", "case"), CASES)
+def test_features_are_the_authors_own(layout: str, case: str) -> None:
+    reference = load_file(GOLDEN / layout / "reference.safetensors")
+    x = reference[f"input{case}"]
+    height, width = x.shape[-2:]
+    with torch.no_grad():
+        features = golden(layout, (height, width)).eval()(x)
+    for name in ("tokens", "prefix", "pooled"):
+        expected = reference[name + case]
+        found = getattr(features, name)
+        assert found.shape == expected.shape
+        assert (found - expected).abs().max() <= 1e-5 * expected.abs().max(), name
+
+
+@pytest.mark.parametrize("resolution", [(64, 64), (96, 64), (144, 112)])
+def test_mae_positions_are_resampled_without_antialiasing(resolution: tuple[int, int]) -> None:
+    grid = [side // 16 for side in resolution]
+    expected = resample_abs_pos_embed(flat("mae")["pos_embed"], grid, [6, 6], num_prefix_tokens=1, antialias=False)
+    assert torch.allclose(golden("mae", resolution).trunk.pos_embed, expected, atol=1e-6)
+
+
+def test_a_file_made_for_another_square_size_than_the_row_says() -> None:
+    spec = golden_spec("dinov2").model_copy(update={"native": (518, 518)})
+    found = build(spec, weights=GOLDEN / "dinov2" / "checkpoint.pth", resolution=(70, 70))
+    assert torch.equal(found.trunk.pos_embed, golden("dinov2", (70, 70)).trunk.pos_embed)
+
+
+@pytest.mark.parametrize("name", list(table()))
+def test_the_table_says_what_the_models_are(name: str) -> None:
+    spec = backbone(name)
+    trunk = FAMILIES[spec.family].trunk(spec, spec.native, 0.0, "meta")  # compares blocks and width itself
+    assert trunk.patch_embed.patch_size == (spec.multiple_of, spec.multiple_of)
+    if spec.pretrained:
+        source = timm.get_pretrained_cfg(spec.timm)
+        assert (source.mean, source.std) == spec.mean_std
+        assert source.input_size == (3, *spec.native)
+        assert source.url and source.hf_hub_id
+
+
+def test_the_table_s_sizes_are_checked() -> None:
+    with pytest.raises(ValueError, match="says 3 blocks of width 64, the model has 2 of width 64"):
+        build(backbone("mae_tiny").model_copy(update={"blocks": 3}), weights="random", resolution=(64, 64))
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_shapes(name: str) -> None:
+    spec = backbone(name)
+    resolution = (spec.native[0] + spec.multiple_of, spec.native[1])
+    model = build(spec, weights="random", resolution=resolution).eval()
+    features = model(torch.randn(3, 3, *resolution))
+    patches = resolution[0] // spec.multiple_of * resolution[1] // spec.multiple_of
+    assert features.tokens.shape == (3, patches, spec.width)
+    assert features.prefix.shape == (3, 5 if "_reg_" in name else 1, spec.width)
+    assert features.pooled.shape == (3, spec.width)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_cut_anywhere_features_are_bitwise_the_same(name: str) -> None:
+    model = build(name, weights="random", resolution=backbone(name).native).eval()
+    x = images(model.spec)
+    whole = model(x)
+    for boundary in range(model.spec.blocks + 1):
+        hidden = model.prefix(x, boundary)
+        assert isinstance(hidden, Tensor) and len(hidden) == len(x)
+        for cut, uncut in zip(model.suffix(hidden, boundary), whole, strict=True):
+            assert torch.equal(cut, uncut)
+    with pytest.raises(ValueError, match="boundaries 0 to 2, found 3"):
+        model.suffix(x, 3)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_depth_goes_from_stem_to_last_norm(name: str) -> None:
+    model = build(name, weights="random", resolution=backbone(name).native)
+    depths = model.depth_of_parameters()
+    assert depths.keys() == dict(model.named_parameters()).keys()
+    assert set(depths.values()) == set(range(model.spec.blocks + 2))
+    by_depth = {depth: {name for name, d in depths.items() if d == depth} for depth in set(depths.values())}
+    assert {"trunk.cls_token", "trunk.pos_embed", "trunk.patch_embed.proj.weight"} <= by_depth[0]
+    assert all(name.startswith("trunk.blocks.1.") for name in by_depth[2])
+    assert by_depth[model.spec.blocks + 1] == {"trunk.norm.weight", "trunk.norm.bias"}
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_one_graph(name: str) -> None:
+    model = build(name, weights="random", resolution=backbone(name).native).eval()
+    x = images(model.spec)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(x).pooled, model(x).pooled)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_bfloat16_is_finite(name: str) -> None:
+    model = build(name, weights="random", resolution=backbone(name).native).eval()
+    x = images(model.spec)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        half = model(x)
+    assert all(part.isfinite().all() for part in half)
+    assert torch.allclose(half.pooled.float(), model(x).pooled, atol=0.1)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_grad_checkpointing_changes_memory_only(name: str) -> None:
+    gradients = []
+    for enabled in (False, True):
+        model = build(name, weights="random", resolution=backbone(name).native, drop_path=0.5)
+        model.set_grad_checkpointing(enabled)
+        kept: list[int] = []
+        torch.manual_seed(1)
+
+        def keep(tensor: Tensor, kept: list[int] = kept) -> Tensor:
+            kept.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = model.train()(images(model.spec)).pooled.square().sum()
+        loss.backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+        gradients[-1]["kept"] = torch.tensor(float(sum(kept)))
+    plain, checkpointed = gradients
+    assert checkpointed.pop("kept") < 0.5 * plain.pop("kept")
+    for key, gradient in plain.items():
+        assert gradient is not None and torch.equal(gradient, checkpointed[key]), key
+
+
+def test_drop_path_rises_with_depth() -> None:
+    spec = backbone("mae_tiny").model_copy(update={"blocks": 3, "build": {"embed_dim": 64, "depth": 3, "num_heads": 2}})
+    model = build(spec, weights="random", resolution=spec.native, drop_path=0.3)
+    rates = [getattr(block.drop_path1, "drop_prob", 0.0) for block in model.trunk.blocks]
+    assert rates == pytest.approx([0.0, 0.15, 0.3])
+
+
+def test_random_weights_are_the_backbone_s_own() -> None:
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    first = build("mae_tiny", weights="random", resolution=(64, 64))
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(4)
+    again = build("mae_tiny", weights="random", resolution=(64, 64), drop_path=0.2)
+    assert weights_digest(first) == weights_digest(again)
+    other = backbone("mae_tiny").model_copy(update={"name": "mae_other"})
+    assert weights_digest(build(other, weights="random", resolution=(64, 64))) != weights_digest(first)
+    larger = build("mae_tiny", weights="random", resolution=(96, 64))
+    assert torch.equal(larger.trunk.blocks[1].mlp.fc1.weight, first.trunk.blocks[1].mlp.fc1.weight)
+
+
+def test_digest_sees_every_bit_name_and_shape() -> None:
+    model = build("mae_tiny", weights="random", resolution=(64, 64))
+    digests = {weights_digest(model)}
+    with torch.no_grad():
+        model.trunk.norm.bias[0] = 1e-30
+        digests.add(weights_digest(model))
+        model.trunk.norm.bias[0] = 0.0
+    assert weights_digest(model) in digests
+    model.trunk.cls_token = torch.nn.Parameter(model.trunk.cls_token.detach().reshape(1, 64, 1))
+    digests.add(weights_digest(model))
+    model.trunk.other_token = model.trunk.cls_token
+    del model.trunk.cls_token
+    digests.add(weights_digest(model))
+    assert len(digests) == 4 and all(re.fullmatch("[0-9a-f]{64}", digest) for digest in digests)
+
+
+def test_training_leaves_the_file_alone(tmp_path: Path) -> None:
+    for path in (tmp_path / "weights.pth", tmp_path / "weights.safetensors"):
+        save_file(flat("mae"), path) if path.suffix == ".safetensors" else torch.save(flat("mae"), path)
+        before = path.read_bytes()
+        model = build(golden_spec("mae"), weights=path, resolution=(96, 96))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(1.0)
+        del model
+        assert path.read_bytes() == before
+
+
+def save_legacy(content: object, path: Path) -> None:
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+
+
+def test_layouts_in_circulation(tmp_path: Path) -> None:
+    expected = weights_digest(golden("mae"))
+    decoder = {"mask_token": torch.zeros(1, 1, 8), "decoder_embed.weight": torch.zeros(8, 64)}
+    contents: dict[str, object] = {
+        "flat": flat("mae"),
+        "with decoder": {"model": flat("mae") | decoder},
+        "training": {"model": flat("mae"), "args": Namespace(lr=1.0), "epoch": 3},
+        "state_dict": {"state_dict": flat("mae")},
+    }
+    for name, content in contents.items():
+        for save in (torch.save, save_legacy):
+            save(content, tmp_path / "file.pth")
+            found = build(golden_spec("mae"), weights=tmp_path / "file.pth", resolution=(96, 96))
+            assert weights_digest(found) == expected, name
+    half = {key: tensor.half() for key, tensor in flat("mae").items()}
+    torch.save(half, tmp_path / "half.pth")
+    parameters = build(golden_spec("mae"), weights=tmp_path / "half.pth", resolution=(96, 96)).parameters()
+    assert {p.dtype for p in parameters} == {torch.float32}
+
+
+@pytest.mark.parametrize("layout", ["dinov2", "dinov2_reg"])
+def test_pretrained_comes_from_the_cache_without_network(
+    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """timm's own files on the hub have timm's layout; the cache is laid out as huggingface_hub does it."""
+    spec = golden_spec(layout)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    told = sentences(spec, "pretrained")
+    assert f"weights of golden_{layout}: not in the Hugging Face cache" in told and "offline mode is on" in told
+    file = Path(timm.get_pretrained_cfg(spec.timm).url).name
+    assert f"dl.fbaipublicfiles.com/dinov2/dinov2_vits14/{file}" in told
+    assert f"weights: {{golden_{layout}: /path/to/{file}}}" in told
+    assert f"https://huggingface.co/timm/{spec.timm}" in told
+
+    cached = tmp_path / f"models--timm--{spec.timm}"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("abc")
+    (cached / "snapshots" / "abc").mkdir(parents=True)
+    native = golden(layout)
+    state = {key: tensor.detach().contiguous() for key, tensor in native.trunk.state_dict().items()}
+    save_file(state, cached / "snapshots" / "abc" / "model.safetensors")
+    found = build(spec, weights="pretrained", resolution=(56, 70))
+    assert weights_digest(found) == weights_digest(golden(layout, (56, 70)))
+
+
+def test_tiny_models_have_no_pretrained_weights() -> None:
+    assert sentences("mae_tiny", "pretrained") == (
+        "weights of mae_tiny: there are no pretrained ones; write weights: {mae_tiny: random}."
+    )
+
+
+def test_unknown_backbone() -> None:
+    with pytest.raises(Mistake, match='unknown backbone "mae_tini". Did you mean "mae_tiny"?'):
+        build("mae_tini", weights="random", resolution=(64, 64))
+
+
+@pytest.mark.parametrize(("resolution", "nearest"), [((64, 60), "64x64"), ((0, 64), "16x64"), ((-16, 64), "16x64")])
+def test_sides_must_fit(resolution: tuple[int, int], nearest: str) -> None:
+    told = sentences("mae_tiny", "random", resolution)
+    assert told.startswith("resolution: mae_tiny needs sides that are multiples of 16, found ")
+    assert told.endswith(f"; the nearest is {nearest}.")
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    spec = golden_spec("mae")
+    assert "no such file; expected pretrained, random, or the path" in sentences(spec, "pretrainde")
+    assert "no such file" in sentences(spec, tmp_path)
+    whole = (GOLDEN / "mae" / "checkpoint.pth").read_bytes()
+    (tmp_path / "cut.pth").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.pth").write_bytes(b"")
+    (tmp_path / "text.pth").write_text("version https://git-lfs.github.com/spec/v1")
+    (tmp_path / "text.safetensors").write_text("version https://git-lfs.github.com/spec/v1")
+    for name in ("cut.pth", "empty.pth", "text.pth", "text.safetensors"):
+        assert re.search("can't be read|no file of torch's", sentences(spec, tmp_path / name)), name
+    torch.save({"model": {"epoch": 1}, "best": 2}, tmp_path / "other.pth")
+    assert "expected weights by name, found a dict with the keys epoch" in sentences(spec, tmp_path / "other.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    assert "expected weights by name, found a list" in sentences(spec, tmp_path / "list.pth")
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, ...]:
+        return (exec, ("raise SystemExit('the file ran code')",))
+
+
+def test_code_in_a_file_never_runs(tmp_path: Path) -> None:
+    for save in (torch.save, save_legacy):
+        save({"model": flat("mae"), "extra": Evil()}, tmp_path / "evil.pth")
+        assert "holds Python objects that could run code" in sentences(golden_spec("mae"), tmp_path / "evil.pth")
+
+
+def test_missing_left_over_and_misshapen_weights_are_named(tmp_path: Path) -> None:
+    state = flat("mae")
+    del state["blocks.1.attn.qkv.bias"], state["norm.weight"]
+    state |= {f"extra.{index:02}": torch.zeros(1) for index in range(13)}
+    state["blocks.0.mlp.fc1.weight"] = torch.zeros(250, 64)
+    torch.save(state, tmp_path / "file.pth")
+    told = sentences(golden_spec("mae"), tmp_path / "file.pth").splitlines()
+    assert "that golden_mae needs are missing: blocks.1.attn.qkv.bias, norm.weight." in told[0]
+    assert ": 2 of 42 weights" in told[0]
+    assert "13 of 53 weights in the file have no place in golden_mae: extra.00, extra.01," in told[1]
+    assert told[1].endswith("extra.09, and 3 more.")
+    assert told[2].endswith("have another shape: blocks.0.mlp.fc1.weight [250, 64] instead of [256, 64].")
+    assert len(told) == 4 and "the file of golden_mae is called mae_pretrain_vit_base.pth" in told[3]
+
+
+@pytest.mark.parametrize("shape", [(1, 38, 64), (1, 1, 64), (1, 0, 64)])
+def test_positions_that_are_no_grid(shape: tuple[int, ...], tmp_path: Path) -> None:
+    torch.save(flat("mae") | {"pos_embed": torch.zeros(shape)}, tmp_path / "file.pth")
+    assert "patches; golden_mae needs a square of them" in sentences(golden_spec("mae"), tmp_path / "file.pth")
+
+
+@pytest.mark.parametrize("shape", [(37, 64), (1, 37, 32)])
+def test_positions_of_another_width(shape: tuple[int, ...], tmp_path: Path) -> None:
+    torch.save(flat("mae") | {"pos_embed": torch.zeros(shape)}, tmp_path / "file.pth")
+    assert f"pos_embed {list(shape)} instead of [..., 64]" in sentences(golden_spec("mae"), tmp_path / "file.pth")
+
+
+@pytest.mark.parametrize(
+    ("layout", "family"),
+    [
+        ("sam2", "SAM2"),
+        ("aimv2", "AIMv2"),
+        ("aimv2_hf", "AIMv2"),
+        ("coca", "CoCa"),
+        ("clip_openai", "CLIP"),
+        ("clip_laion", "CLIP"),
+        ("vmamba_t", "VMamba"),
+        ("vmamba_s", "VMamba"),
+        ("dinov2_reg", "DINOv2 with registers"),
+        ("mae", "MAE"),
+    ],
+)
+def test_a_wrong_file_is_told_by_its_family(layout: str, family: str, tmp_path: Path) -> None:
+    shapes = LAYOUTS.get(layout) or {key: tensor.shape for key, tensor in flat(layout).items()}
+    torch.save({key: torch.zeros(tuple(shape)) for key, shape in shapes.items()}, tmp_path / "file.pth")
+    assert f"looks like {family};" in sentences(golden_spec("dinov2"), tmp_path / "file.pth")
+
+
+@pytest.mark.parametrize(
+    ("row", "wrong"),
+    [
+        ("dinov2_base", "dinov2_small"),
+        ("dinov2_base", "dinov2_reg_base"),
+        ("dinov2_reg_small", "dinov2_small"),
+        ("mae_base", "dinov2_base"),
+    ],
+)
+def test_a_wrong_file_is_told_by_its_row(row: str, wrong: str, tmp_path: Path) -> None:
+    trunk = FAMILIES[backbone(wrong).family].trunk(backbone(wrong), backbone(wrong).native, 0.0, "meta")
+    empty = {key: torch.zeros(()).expand(tensor.shape) for key, tensor in trunk.state_dict().items()}
+    torch.save(empty, tmp_path / "file.pth")
+    told = sentences(row, tmp_path / "file.pth", (224, 224))
+    assert f"looks like {wrong};" in told
+    assert f"the file of {row} is called {Path(timm.get_pretrained_cfg(backbone(row).timm).url).name}." in told

@@ -1,0 +1,143 @@
+"""Freezing by depth: what is trained, what stays as it was, and how parameters are grouped."""
+
+from typing import Literal
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from spaces.backbone import backbone, table
+from spaces.mistakes import Mistake
+from trainables.backbones import Backbone, build
+from trainables.freezing import freeze, parameter_groups
+from trainables.heads import build_head
+from trainables.model import Model
+
+TINY = [name for name in table() if name.endswith("_tiny")]
+Trained = int | Literal["all"]
+DEPTHS: list[tuple[Trained, int, int]] = [(0, 4, 2), (1, 2, 1), (2, 1, 0), ("all", 0, 0)]
+"""Of a backbone with two blocks: what is trained, the first trained depth, the boundary."""
+
+
+def tiny(name: str, trained: Trained, drop_path: float = 0.0) -> Model:
+    torch.manual_seed(0)
+    made = build(name, weights="random", resolution=backbone(name).native, drop_path=drop_path)
+    freeze(made, trained)
+    return Model(made, build_head("linear", made.spec, 3))
+
+
+def groups(model: Model, **changes: float) -> list[dict]:
+    settings = {
+        "head_lr": 0.1,
+        "backbone_lr_ratio": 0.5,
+        "layer_decay": 0.8,
+        "weight_decay": 0.05,
+        "head_weight_decay": 0.01,
+    }
+    return parameter_groups(model, **{**settings, **changes})
+
+
+def step(model: Model, images: Tensor) -> None:
+    optimizer = torch.optim.AdamW(groups(model, weight_decay=0.0, head_weight_decay=0.0))
+    nn.functional.cross_entropy(model(images), torch.tensor([0, 1, 2, 0])).backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize(("trained", "first", "boundary"), DEPTHS)
+@pytest.mark.parametrize("name", TINY)
+def test_after_a_step_exactly_the_trained_parameters_moved(
+    name: str, trained: Trained, first: int, boundary: int
+) -> None:
+    model = tiny(name, trained)
+    assert freeze(model.backbone, trained) == model.backbone.boundary == boundary
+    images = torch.rand(4, 3, *model.backbone.spec.native)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    hidden = model.hidden(images).detach()
+    step(model.train(), images)
+    depths = {f"backbone.{name}": depth for name, depth in model.backbone.depth_of_parameters().items()}
+    for key, parameter in model.named_parameters():
+        expected = depths.get(key, 99) >= first
+        assert torch.equal(parameter, before[key]) != expected, key
+        assert (parameter.grad is not None) == parameter.requires_grad == expected, key
+    assert torch.equal(model.hidden(images), hidden) == (trained != "all")
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_frozen_parts_stay_in_eval_mode_and_store_nothing(name: str) -> None:
+    model = tiny(name, 1, drop_path=0.5).train()
+    frozen, trained = model.backbone.trunk.blocks
+    assert not any(module.training for module in frozen.modules())
+    assert all(module.training for module in trained.modules()) and model.head.training
+    images = torch.rand(4, 3, *model.backbone.spec.native)
+    stored: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: stored.append(tensor) or tensor, lambda tensor: tensor
+    ):
+        assert model.hidden(images).grad_fn is None
+        assert not stored
+        model(images)
+        assert stored
+    assert not torch.equal(model(images), model(images)), "drop-path should be on in the trained block"
+    model.eval()
+    assert not any(module.training for module in model.modules())
+
+
+def test_frozen_dropout_is_off() -> None:
+    model = tiny("mae_tiny", 1)
+    for block in model.backbone.trunk.blocks:
+        block.attn.proj_drop.p = block.mlp.drop1.p = block.attn.attn_drop.p = 0.5
+    images = torch.rand(4, 3, 64, 64)
+    assert torch.equal(model.train().hidden(images), model.eval().hidden(images))
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_with_the_head_alone_there_is_no_drop_path(name: str) -> None:
+    model = tiny(name, 0, drop_path=0.5)
+    images = torch.rand(4, 3, *model.backbone.spec.native)
+    assert torch.equal(model.train()(images), model.eval()(images))
+
+
+def test_freezing_again_replaces_the_first() -> None:
+    model = tiny("mae_tiny", 0).train()
+    assert freeze(model.backbone, "all") == 0
+    assert all(p.requires_grad for p in model.parameters()) and all(m.training for m in model.modules())
+    assert freeze(model.backbone, 0) == 2
+    assert not any(p.requires_grad for p in model.backbone.parameters())
+    assert not any(block.training for block in model.backbone.trunk.blocks)
+
+
+@pytest.mark.parametrize("trained", [3, -1])
+def test_more_blocks_than_there_are(trained: int) -> None:
+    with pytest.raises(Mistake, match=f"mae_tiny has 2 blocks, found {trained}; write all"):
+        freeze(build("mae_tiny", weights="random", resolution=(64, 64)), trained)
+
+
+def exempt(backbone: Backbone, name: str, parameter: Tensor) -> bool:
+    return parameter.ndim <= 1 or name.rsplit(".", 1)[-1] in ("cls_token", "reg_token", "pos_embed")
+
+
+@pytest.mark.parametrize(("trained", "first", "boundary"), DEPTHS)
+@pytest.mark.parametrize("name", TINY)
+def test_groups_hold_each_trained_parameter_once(name: str, trained: Trained, first: int, boundary: int) -> None:
+    model = tiny(name, trained)
+    found = groups(model)
+    assert len({group["name"] for group in found}) == len(found)
+    where = {id(p): group for group in found for p in group["params"]}
+    assert len(where) == sum(len(group["params"]) for group in found)
+    assert where.keys() == {id(p) for p in model.parameters() if p.requires_grad}
+    lrs = {0: 0.05 * 0.8**3, 1: 0.05 * 0.8**2, 2: 0.05 * 0.8, 3: 0.05}
+    for key, parameter in model.backbone.named_parameters():
+        if parameter.requires_grad:
+            group = where[id(parameter)]
+            assert group["lr"] == pytest.approx(lrs[model.backbone.depth_of(key)]), key
+            assert group["weight_decay"] == (0.0 if exempt(model.backbone, key, parameter) else 0.05), key
+    assert where[id(model.head.linear.weight)]["lr"] == where[id(model.head.linear.bias)]["lr"] == 0.1
+    assert where[id(model.head.linear.weight)]["weight_decay"] == 0.01
+    assert where[id(model.head.linear.bias)]["weight_decay"] == 0.0
+
+
+def test_groups_go_from_the_stem_to_the_head() -> None:
+    names = [group["name"] for group in groups(tiny("dinov2_reg_tiny", "all"))]
+    parts = list(dict.fromkeys(name.removesuffix(", no decay") for name in names))
+    assert parts == ["stem", "block 1", "block 2", "last norm", "head"]
+    assert [g["name"] for g in groups(tiny("mae_tiny", 0))] == ["head", "head, no decay"]

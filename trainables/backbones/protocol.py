@@ -1,0 +1,126 @@
+"""What every backbone gives and can be asked, whatever its family."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import NamedTuple, Self
+
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from spaces.backbone import BackboneSpec
+
+
+class Features(NamedTuple):
+    """What a backbone makes of a batch: B images, N patches, P prefix tokens, C = `spec.width` channels."""
+
+    tokens: Tensor
+    """[B, N, C]: normed patch tokens, row by row."""
+    prefix: Tensor
+    """[B, P, C]: normed CLS and register tokens; P is 0 in families that have none."""
+    pooled: Tensor
+    """[B, C]: the family's global feature."""
+
+
+class Backbone(nn.Module, ABC):
+    """A backbone that can be cut before any of its blocks.
+
+    Depth is the order of freezing and of layer-wise decay: 0 is the stem (patch and position embedding, CLS and
+    register tokens), 1 to `spec.blocks` are the blocks, `spec.blocks + 1` is what follows (last norm, pooler, neck).
+
+    A family gives `prefix`, `suffix` and `depth_of`. Where a block needs more than the output of the one before it (a
+    neck that reads an earlier stage), its family packs all of it into the one tensor that `prefix` returns.
+    """
+
+    def __init__(self, spec: BackboneSpec, trunk: nn.Module, resolution: tuple[int, int]) -> None:
+        super().__init__()
+        self.spec = spec
+        self.trunk = trunk
+        self.resolution = resolution
+        """Height and width of the input in pixels."""
+        self.grad_checkpointing = False
+        """Whether trained blocks compute their activations again in the backward pass instead of keeping them."""
+        self._trained_from = 0
+
+    @abstractmethod
+    def prefix(self, images: Tensor, boundary: int) -> Tensor:
+        """The stem and the first `boundary` blocks.
+
+        Args:
+            images: [B, 3, H, W], normalised.
+            boundary: 0 (the stem alone) to `spec.blocks`.
+
+        Returns:
+            The hidden state: one tensor with B first, whose other dimensions are the family's own.
+        """
+
+    @abstractmethod
+    def suffix(self, hidden: Tensor, boundary: int) -> Features:
+        """The other blocks, last norm and pooling, from what `prefix` gave for the same boundary."""
+
+    @abstractmethod
+    def depth_of(self, name: str) -> int:
+        """Depth of a parameter, buffer or module by its name here. Containers of several depths count as stem."""
+
+    @abstractmethod
+    def no_weight_decay(self) -> frozenset[str]:
+        """Parameters with two or more dimensions that take no weight decay all the same (tokens, positions)."""
+
+    def forward(self, images: Tensor) -> Features:
+        """Features of images [B, 3, H, W], normalised; bitwise `suffix(prefix(images, b), b)` for every boundary b."""
+        return self.suffix(self.prefix(images, 0), 0)
+
+    def depth_of_parameters(self) -> dict[str, int]:
+        """Depth of each parameter by name, 0 to `spec.blocks + 1`."""
+        return {name: self.depth_of(name) for name, _ in self.named_parameters()}
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trades time for memory in the trained blocks; results stay the same."""
+        self.grad_checkpointing = enable
+
+    @property
+    def trained_from(self) -> int:
+        """Everything from this depth on is trained, what lies below is frozen; `spec.blocks + 2` freezes all."""
+        return self._trained_from
+
+    def freeze_below(self, depth: int) -> None:
+        """Freezes (no gradient, always in eval mode) what lies below a depth: 0 nothing, `spec.blocks + 2` all."""
+        if not 0 <= depth <= self.spec.blocks + 2:
+            raise ValueError(f"depth: expected 0 to {self.spec.blocks + 2}, found {depth}")
+        self._trained_from = depth
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(self.depth_of(name) >= depth)
+        self.train(self.training)
+
+    @property
+    def boundary(self) -> int:
+        """Blocks that come before the first trained one."""
+        return min(max(self._trained_from - 1, 0), self.spec.blocks)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if mode and self._trained_from:
+            # Drop-path or dropout in a frozen block would give other features at every pass.
+            for name, module in self.named_modules():
+                if name and self.depth_of(name) < self._trained_from:
+                    module.training = False
+        return self
+
+    def run_block(self, block: nn.Module, hidden: Tensor) -> Tensor:
+        """One block on a hidden state, checkpointed where that is asked for and a gradient may be needed."""
+        if self.grad_checkpointing and self.training and any(p.requires_grad for p in block.parameters()):
+            return checkpoint(block, hidden, use_reentrant=False)
+        return block(hidden)
+
+    def steps(self, first: int, last: int) -> Iterator[int]:
+        """Block numbers from `first` up to, without, `last`.
+
+        Raises:
+            ValueError: `first` or `last` isn't a boundary of this backbone.
+        """
+        if not 0 <= first <= last <= self.spec.blocks:
+            raise ValueError(
+                f"boundary: {self.spec.name} has boundaries 0 to {self.spec.blocks}, found {first} to {last}"
+            )
+        return iter(range(first, last))

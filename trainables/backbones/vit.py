@@ -1,0 +1,110 @@
+"""Backbones over timm's VisionTransformer: DINOv2 with and without registers, MAE."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any, cast
+
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from spaces.backbone import BackboneSpec
+from spaces.mistakes import Mistake
+from trainables.backbones.protocol import Backbone, Features
+
+State = dict[str, Tensor]
+Interpolation = Callable[[Tensor, tuple[int, int]], Tensor]
+"""Position embeddings [1, C, h, w] of one grid of patches -> [1, C, *grid] of another."""
+
+BLOCK = re.compile(r"trunk\.blocks\.(\d+)(\.|$)")
+TAIL = re.compile(r"trunk\.(norm|fc_norm|attn_pool|head_drop|head)(\.|$)")
+
+
+class VitBackbone(Backbone):
+    """A plain vision transformer; its hidden state is all tokens, [B, P + N, C]."""
+
+    trunk: VisionTransformer
+
+    def prefix(self, images: Tensor, boundary: int) -> Tensor:
+        x_BTC = self.trunk._pos_embed(self.trunk.patch_embed(images))
+        return self._blocks(self.trunk.norm_pre(x_BTC), 0, boundary)
+
+    def suffix(self, hidden: Tensor, boundary: int) -> Features:
+        x_BTC = self.trunk.norm(self._blocks(hidden, boundary, self.spec.blocks))
+        prefix_BPC, tokens_BNC = x_BTC.tensor_split([self.trunk.num_prefix_tokens], dim=1)
+        pooled_BC = prefix_BPC[:, 0] if self.spec.pooled == "cls" else tokens_BNC.mean(dim=1)
+        return Features(tokens_BNC, prefix_BPC, pooled_BC)
+
+    def depth_of(self, name: str) -> int:
+        # Not timm's group matcher: without a classifier it counts the last norm to the last block.
+        if block := BLOCK.match(name):
+            return int(block[1]) + 1
+        return self.spec.blocks + 1 if TAIL.match(name) else 0
+
+    def no_weight_decay(self) -> frozenset[str]:
+        return frozenset(f"trunk.{name}" for name in self.trunk.no_weight_decay())
+
+    def _blocks(self, hidden: Tensor, first: int, last: int) -> Tensor:
+        for step in self.steps(first, last):
+            hidden = self.run_block(self.trunk.blocks[step], hidden)
+        return hidden
+
+
+def vit_trunk(spec: BackboneSpec, resolution: tuple[int, int], drop_path: float, device: str) -> nn.Module:
+    """timm's model of a row of the table, without a classifier, its weights as timm initialises them.
+
+    Args:
+        resolution: height and width of the input in pixels.
+        drop_path: rate of the last block; it falls linearly to 0 at the first.
+        device: `meta` leaves the weights out.
+    """
+    arguments: dict[str, Any] = {
+        "num_classes": 0,
+        "img_size": resolution,
+        "drop_path_rate": drop_path,
+        "device": device,
+    }
+    # With global_pool="avg" timm replaces the pretrained last norm by one of its own: pooling is left to the backbone.
+    created = timm.create_model(spec.timm, pretrained=False, global_pool="", **arguments, **spec.build)
+    trunk = cast(VisionTransformer, created)
+    if len(trunk.blocks) != spec.blocks or trunk.num_features != spec.width:
+        raise ValueError(
+            f"{spec.name}: the table says {spec.blocks} blocks of width {spec.width}, "
+            f"the model has {len(trunk.blocks)} of width {trunk.num_features}"
+        )
+    return trunk
+
+
+def resize_positions(
+    state: State, spec: BackboneSpec, trunk: nn.Module, where: str, interpolation: Interpolation
+) -> State:
+    """The weights with the position embedding brought to the trunk's grid of patches.
+
+    Args:
+        state: in the trunk's layout; `pos_embed` is [1, tokens, C].
+        where: begins the sentence of a mistake.
+        interpolation: the family authors' way.
+
+    Raises:
+        Mistake: the stored positions aren't those of a square grid, nor of the native one.
+    """
+    vit = cast(VisionTransformer, trunk)
+    others = 0 if vit.no_embed_class else vit.num_prefix_tokens
+    positions = state["pos_embed"]
+    grid = cast(tuple[int, int], tuple(vit.patch_embed.grid_size))
+    patch = vit.patch_embed.patch_size
+    stored = (spec.native[0] // patch[0], spec.native[1] // patch[1])
+    count = positions.shape[1] - others
+    if math.prod(stored) != count:
+        stored = (math.isqrt(count), math.isqrt(count)) if count > 0 else (0, 0)
+    if math.prod(stored) != count or count == 0:
+        raise Mistake(f"{where}: the position embedding holds {count} patches; {spec.name} needs a square of them.")
+    if stored == grid:
+        return state
+    of_patches = positions[:, others:].reshape(1, *stored, -1).permute(0, 3, 1, 2)
+    resized = interpolation(of_patches, grid).flatten(2).transpose(1, 2)
+    return {**state, "pos_embed": torch.cat([positions[:, :others], resized], dim=1)}

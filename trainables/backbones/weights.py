@@ -1,0 +1,174 @@
+"""Weights of a backbone: where they come from, that they fit exactly, and their digest.
+
+A backbone is never silently random: every weight of it must be in the file, and every key of the file must have a place
+or be on the family's short list of unused ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import pickle
+import zipfile
+from collections.abc import Collection, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import timm
+import torch
+from huggingface_hub import constants, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from spaces.backbone import BackboneSpec
+from spaces.mistakes import Mistake
+from trainables.backbones.families import Family
+from trainables.backbones.recognise import looks_like
+from trainables.backbones.vit import State
+
+WRAPPERS = ("model", "state_dict")
+"""Keys under which training scripts put the weights, beside an optimiser's state and the like."""
+HUB_FILE = "model.safetensors"
+SHOWN = 10
+
+
+def hub_file(spec: BackboneSpec) -> Path:
+    """The pretrained weights of a row of the table: from the Hugging Face cache, else downloaded into it.
+
+    Raises:
+        Mistake: there are none, or they are not in the cache and the hub can't be reached.
+    """
+    where = f"weights of {spec.name}"
+    if not spec.pretrained:
+        raise Mistake(f"{where}: there are no pretrained ones; write weights: {{{spec.name}: random}}.")
+    source = timm.get_pretrained_cfg(spec.timm)
+    if source is None or not source.hf_hub_id:
+        raise ValueError(f"{spec.name}: timm knows no weights {spec.timm}")
+    repository = source.hf_hub_id
+    try:
+        # The cache first: a trial must neither wait for the network nor change its weights with it.
+        return Path(hf_hub_download(repository, HUB_FILE, local_files_only=True))
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        return Path(hf_hub_download(repository, HUB_FILE))
+    except (HfHubHTTPError, OSError) as error:
+        cause = "offline mode is on" if constants.HF_HUB_OFFLINE else type(error).__name__
+        raise Mistake(
+            f"{where}: not in the Hugging Face cache ({constants.HF_HUB_CACHE}), and can't be downloaded ({cause}). "
+            f"On a machine with network, get {source.url} or {HUB_FILE} of https://huggingface.co/{repository}, "
+            f"copy it to this one, and name it in the settings: "
+            f"weights: {{{spec.name}: /path/to/{_official_name(spec)}}}."
+        ) from None
+
+
+def read_file(path: Path, where: str) -> State:
+    """Tensors by key from a file of torch's or of safetensors', mapped into memory where the format allows it.
+
+    Nothing in the file is executed. Weights wrapped as {"model": ...} or {"state_dict": ...} are unwrapped.
+
+    Raises:
+        Mistake: no such file, or not a file of weights.
+    """
+    if not path.is_file():
+        raise Mistake(f"{where}: no such file; expected pretrained, random, or the path of an official file.")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        # Training scripts keep their arguments beside the weights; a Namespace is plain data.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError:
+        raise Mistake(
+            f"{where}: holds Python objects that could run code, or is no file of torch's; "
+            "save its state dict alone with torch.save, or use the official file."
+        ) from None
+    except (SafetensorError, OSError, EOFError, RuntimeError, ValueError) as error:
+        raise Mistake(f"{where}: can't be read ({type(error).__name__}); it may be cut short: get it again.") from None
+    return _unwrapped(content, where)
+
+
+def fitted(file: Mapping[str, Tensor], spec: BackboneSpec, family: Family, trunk: nn.Module, where: str) -> State:
+    """The weights of a file, for each weight of the trunk exactly one, in fp32 and for the trunk's input size.
+
+    Raises:
+        Mistake: weights are missing, left over or of another shape.
+    """
+    state = {key: tensor for key, tensor in family.convert(dict(file)).items() if not family.unused.match(key)}
+    expected = trunk.state_dict()
+    missing = sorted(expected.keys() - state.keys())
+    unexpected = sorted(state.keys() - expected.keys())
+    misshapen = [
+        f"{key} {list(state[key].shape)} instead of {list(expected[key].shape)}"
+        for key in sorted(expected.keys() & state.keys())
+        if key not in family.resized and state[key].shape != expected[key].shape
+    ] + [
+        f"{key} {list(state[key].shape)} instead of [..., {expected[key].shape[-1]}]"
+        for key in sorted(family.resized & expected.keys() & state.keys())
+        if state[key].ndim != expected[key].ndim or state[key].shape[-1] != expected[key].shape[-1]
+    ]
+    sentences = [
+        f"{where}: {len(keys)} of {len(total)} weights {problem}: {_some(keys)}."
+        for keys, total, problem in (
+            (missing, expected, f"that {spec.name} needs are missing"),
+            (unexpected, state, f"in the file have no place in {spec.name}"),
+            (misshapen, expected, "have another shape"),
+        )
+        if keys
+    ]
+    if sentences:
+        likeness = looks_like({key: tuple(tensor.shape) for key, tensor in file.items()})
+        found = f"looks like {likeness}" if likeness else "is of no layout known here"
+        if likeness == spec.name:
+            found += ", but incomplete or changed"
+        official = f"; the file of {spec.name} is called {_official_name(spec)}" if spec.pretrained else ""
+        raise Mistake(*sentences, f"{where}: {found}{official}.")
+    state = family.resize(state, spec, trunk, where)
+    return {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
+
+
+def random_state(spec: BackboneSpec, family: Family) -> State:
+    """Random weights at the native size that depend on the backbone's name alone; no global random state is touched."""
+    seed = int.from_bytes(hashlib.sha256(f"backbone {spec.name}".encode()).digest()[:7], "big")
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed: it would seed the accelerators as well, which fork_rng was told to leave alone.
+        torch.default_generator.manual_seed(seed)
+        return family.trunk(spec, spec.native, 0.0, "cpu").state_dict()
+
+
+def weights_digest(backbone: nn.Module) -> str:
+    """SHA-256, in hexadecimal, of names, shapes and fp32 bytes of all weights, sorted by name.
+
+    Positions count at the size that they have been resampled to, so that it differs between resolutions.
+    """
+    whole = hashlib.sha256()
+    for name, tensor in sorted(backbone.state_dict().items()):
+        whole.update(f"{name} {list(tensor.shape)}\n".encode())
+        whole.update(memoryview(tensor.detach().to("cpu", torch.float32).contiguous().numpy()).cast("B"))
+    return whole.hexdigest()
+
+
+def _unwrapped(content: Any, where: str) -> State:
+    if isinstance(content, Mapping):
+        for key in WRAPPERS:
+            if isinstance(content.get(key), Mapping):
+                content = content[key]
+                break
+    if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
+        keys = f" with the keys {_some([str(key) for key in content])}" if isinstance(content, Mapping) else ""
+        raise Mistake(
+            f"{where}: expected weights by name, found a {type(content).__name__}{keys}; use the official file."
+        )
+    return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+
+
+def _official_name(spec: BackboneSpec) -> str:
+    source = timm.get_pretrained_cfg(spec.timm)
+    return PurePosixPath(source.url).name if source and isinstance(source.url, str) else HUB_FILE
+
+
+def _some(names: Collection[str]) -> str:
+    shown = ", ".join(list(names)[:SHOWN])
+    return f"{shown}, and {len(names) - SHOWN} more" if len(names) > SHOWN else shown

@@ -1,0 +1,153 @@
+"""A trial's checkpoint: what is trained, the optimizer, the average, the random state, and what was reported.
+
+A folder `epoch-0007` holds `tensors.safetensors` and `state.json`; the JSON carries the tensors' digest. It is written
+whole or not at all, and the one before is removed only after that. A damaged one is passed over for the one before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from spaces.config import FORMAT
+from trainables.files import folder_atomic
+
+log = logging.getLogger(__name__)
+TENSORS, STATE = "tensors.safetensors", "state.json"
+
+
+@dataclass
+class Checkpoint:
+    """State after `epoch` epochs. `tensors` are named `<kind>/<name>`; `state` is plain data."""
+
+    epoch: int
+    config: str
+    """Digest of the trial's configuration: a checkpoint of another configuration is refused."""
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    state: dict[str, Any] = field(default_factory=dict)
+
+    def kind(self, kind: str) -> dict[str, Tensor]:
+        """The tensors of one kind, without its name."""
+        prefix = f"{kind}/"
+        return {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
+
+    def add(self, kind: str, tensors: dict[str, Tensor]) -> None:
+        self.tensors |= {f"{kind}/{name}": t.detach().to("cpu").contiguous() for name, t in tensors.items()}
+
+
+def save(folder: Path, checkpoint: Checkpoint, keep: int = 1) -> Path:
+    """Writes a checkpoint into `folder`, then removes all but the `keep` newest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"epoch-{checkpoint.epoch:04d}"
+    with folder_atomic(path) as temporary:
+        save_file(checkpoint.tensors, temporary / TENSORS)
+        state = {
+            "format": FORMAT,
+            "epoch": checkpoint.epoch,
+            "config": checkpoint.config,
+            "tensors": _digest(temporary / TENSORS),
+            "state": checkpoint.state,
+        }
+        state["self"] = _self_digest(state)
+        (temporary / STATE).write_text(json.dumps(state), encoding="utf-8")
+    for old in _newest_first(folder)[keep:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return path
+
+
+def load_newest(folder: Path, config: str) -> Checkpoint | None:
+    """The newest checkpoint in `folder` that is whole and of this configuration; None where there is none."""
+    for path in _newest_first(folder):
+        try:
+            return load(path, config)
+        except DamagedCheckpoint as damage:
+            log.warning("checkpoint %s is left aside: %s", path.name, damage)
+    return None
+
+
+class DamagedCheckpoint(Exception):
+    """A checkpoint that can't be used, and why."""
+
+
+def load(path: Path, config: str | None = None) -> Checkpoint:
+    """A checkpoint, verified against its digests.
+
+    Raises:
+        DamagedCheckpoint: truncated, altered, of another format, or of another configuration.
+    """
+    try:
+        data = json.loads((path / STATE).read_text(encoding="utf-8"))
+        found = data.pop("self")
+        if found != _self_digest(data):
+            raise DamagedCheckpoint("its state doesn't have the digest it was written with")
+        if data["format"] != FORMAT:
+            raise DamagedCheckpoint(f"format {data['format']}, expected {FORMAT}")
+        if config is not None and data["config"] != config:
+            raise DamagedCheckpoint("it belongs to another configuration")
+        if _digest(path / TENSORS) != data["tensors"]:
+            raise DamagedCheckpoint("its tensors don't have the digest they were written with")
+        tensors = load_file(path / TENSORS)
+    except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
+        raise DamagedCheckpoint(f"can't be read ({type(error).__name__})") from error
+    return Checkpoint(data["epoch"], data["config"], tensors, data["state"])
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """State of torch's generators, as tensors."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[int, str]) -> dict[str, Tensor]:
+    """The optimizer's state as tensors named `<parameter>/<what>`; `names` maps id(parameter) to its name."""
+    return {
+        f"{names[id(parameter)]}/{what}": value
+        for parameter, values in optimizer.state.items()
+        for what, value in values.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def set_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], names: dict[int, str]) -> None:
+    """Puts back what `optimizer_tensors` gave. AdamW keeps its step count on the CPU unless it is capturable or fused."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            prefix = f"{names[id(parameter)]}/"
+            values = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+            on_device = bool(group.get("fused") or group.get("capturable"))
+            if values:
+                optimizer.state[parameter] = {
+                    what: value.clone() if what == "step" and not on_device else value.to(parameter.device, copy=True)
+                    for what, value in values.items()
+                }
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted((p for p in folder.glob("epoch-*") if p.is_dir()), key=lambda p: p.name, reverse=True)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _self_digest(state: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""From a dataset on disk to arrays: readers -> manifest -> splits -> pixels -> order of samples."""

@@ -1,0 +1,303 @@
+"""Images decoded once: a file of uint8 pixels, named by what is in it, that every trial of a machine maps.
+
+<cache>/pixels/<key>/pixels.u8 holds [N, C, H, W], meta.json its shape and the digests of its chunks. Both are written
+in a folder of another name under a lock, which is then renamed, so that a folder named by a key is whole.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import numpy as np
+import PIL
+from filelock import FileLock
+from PIL import Image, ImageOps
+from pydantic import Field
+
+from spaces.mistakes import Mistake
+from spaces.strict import Strict, digest
+from trainables.data.atomic import replacing, sync_folder
+from trainables.data.contents import content_hash, cpus
+from trainables.data.images import BadImage, open_image, read_header
+from trainables.data.manifest import Manifest
+from trainables.data.problems import Problems
+
+log = logging.getLogger(__name__)
+
+PIXEL_FORMAT = 1  # part of the key; raised when the same images and spec would give other pixels
+CHUNK = 64 << 20  # bytes that one digest covers
+ROWS_A_TASK = 16
+Progress = Callable[[int, int], None]
+T = TypeVar("T")
+
+_verified: set[tuple[str, int, int]] = set()  # path, inode and time of files whose digests this process has checked
+
+
+class PixelSpec(Strict):
+    """How an image becomes an array of fixed size."""
+
+    height: int = Field(ge=1)
+    width: int = Field(ge=1)
+    fit: Literal["stretch", "pad", "crop"] = "stretch"
+    """Stretched to the size, padded with black around it, or its centre cropped."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """The mapped pixels of a manifest's rows."""
+
+    array: np.memmap
+    """[N, C, H, W] uint8, read-only; C is 1 where all images are grey, else 3."""
+    key: str
+    decoded: int
+    """Images decoded by this call for this file; 0 where it was there, or where another file's decoding served it."""
+
+
+def pixel_key(manifest: Manifest, spec: PixelSpec) -> str:
+    """SHA-256 of the contents in order, the spec, and the format's version."""
+    return digest({"format": PIXEL_FORMAT, "spec": spec.plain(), "contents": manifest.contents.tolist()})
+
+
+def open_pixels(
+    manifest: Manifest, spec: PixelSpec, cache: Path, workers: int = 0, progress: Progress | None = None
+) -> Pixels:
+    """`open_many` for one spec."""
+    return open_many(manifest, [spec], cache, workers, progress)[0]
+
+
+def open_many(
+    manifest: Manifest, specs: Sequence[PixelSpec], cache: Path, workers: int = 0, progress: Progress | None = None
+) -> list[Pixels]:
+    """Maps the pixels of all rows under each spec, building what isn't there.
+
+    Every image is read once and decoded once for all missing specs; a JPEG once for each different scale that its
+    decoder is asked for, since a file's pixels must not depend on what else was built with it. A process that finds
+    another one building waits for it. A file's digests are checked once a process; a damaged one is built again.
+
+    Args:
+        specs: may repeat.
+        cache: folder in which `pixels/` is kept.
+        workers: threads; 0 is one for each CPU that this process may use.
+        progress: called with (images done, images) from the calling thread.
+
+    Raises:
+        Mistake: images that can't be used (their count, the first ten with the reason), or no place to write.
+    """
+    home = cache / "pixels"
+    keys = [pixel_key(manifest, spec) for spec in specs]
+    wanted = dict(zip(keys, specs, strict=True))
+    decoded = dict.fromkeys(wanted, 0)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        ready = {key: array for key in wanted if (array := _mapped(home / key)) is not None}
+        missing = sorted(set(wanted) - set(ready))  # everybody locks in this order, so nobody waits in a circle
+        with ExitStack() as locks:
+            for key in missing:
+                locks.enter_context(FileLock(home / f"{key}.lock"))
+            for key in missing:
+                array = _mapped(home / key)
+                if array is not None:
+                    ready[key] = array
+                elif (home / key).exists():
+                    shutil.rmtree(home / key)
+            absent = {key: wanted[key] for key in missing if key not in ready}
+            if absent:
+                decoded |= _build(manifest, absent, home, workers or cpus(), progress)
+                for key in absent:
+                    array = _mapped(home / key, verify=False)
+                    assert array is not None, "pixels that were just built can't be mapped"
+                    ready[key] = array
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+            raise Mistake(
+                f"cache: {home} can't be written ({error.strerror}; {_free_gib(cache)}); free space, or set `cache` to "
+                "another folder."
+            ) from None
+        raise
+    opened = {key: Pixels(ready[key], key, decoded[key]) for key in wanted}
+    pixels = []
+    for key in keys:
+        pixels.append(opened[key])
+        opened[key] = replace(opened[key], decoded=0)
+    return pixels
+
+
+def _mapped(folder: Path, verify: bool = True) -> np.memmap | None:
+    """The mapped file, or None where it isn't there or is damaged."""
+    if not folder.is_dir():
+        return None
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        if meta.pop("digest") != digest(meta):
+            raise ValueError("meta.json doesn't match its digest")
+        shape = tuple(meta["shape"])
+        file = folder / "pixels.u8"
+        status = file.stat()
+        if status.st_size != int(np.prod(shape, dtype=np.int64)):
+            raise ValueError(f"expected {np.prod(shape, dtype=np.int64)} bytes, found {status.st_size}")
+        identity = (str(file), status.st_ino, status.st_mtime_ns)
+        if verify and identity not in _verified:
+            if _chunk_digests(file, meta["chunk"]) != meta["chunks"]:
+                raise ValueError("its content doesn't match its digests")
+            _verified.add(identity)
+        return np.memmap(file, dtype=np.uint8, mode="r", shape=shape)
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if folder.is_dir():
+            log.warning("pixel file %s is damaged (%s): it is built again", folder.name[:12], error)
+        return None
+
+
+def _chunk_digests(file: Path, chunk: int) -> list[str]:
+    def one(start: int) -> str:
+        total = hashlib.blake2b(digest_size=16)
+        with file.open("rb") as source:
+            source.seek(start)
+            left = chunk
+            while left and (data := source.read(min(left, 1 << 20))):
+                total.update(data)
+                left -= len(data)
+        return total.hexdigest()
+
+    with ThreadPoolExecutor(cpus()) as pool:
+        return list(pool.map(one, range(0, file.stat().st_size, chunk)))
+
+
+def _build(
+    manifest: Manifest, specs: Mapping[str, PixelSpec], home: Path, workers: int, progress: Progress | None
+) -> dict[str, int]:
+    """Writes the folders of several keys. The locks of all of them are held. Returns the images decoded for each."""
+    problems: dict[int, str] = {}
+    headers = _in_threads(
+        manifest, lambda row: read_header(manifest.root / manifest.paths[row]).grey, workers, problems
+    )
+    channels = 1 if all(grey for _, grey in headers) else 3
+    partial = {key: home / f"{key}.partial" for key in specs}
+    with ExitStack() as cleanup:
+        for folder in partial.values():
+            shutil.rmtree(folder, ignore_errors=True)  # what a killed process left
+            folder.mkdir()
+            cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
+        descriptors: dict[str, int] = {}
+        for key, spec in specs.items():
+            descriptors[key] = os.open(partial[key] / "pixels.u8", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+            cleanup.callback(os.close, descriptors[key])
+            # Asked for at once, so that a full disk is known now and not in an hour.
+            os.posix_fallocate(descriptors[key], 0, len(manifest) * channels * spec.height * spec.width)
+
+        def decode(row: int) -> list[str]:
+            data = (manifest.root / manifest.paths[row]).read_bytes()
+            if content_hash(data) != manifest.contents[row]:
+                raise BadImage("changed since the dataset was read; start again")
+            header = read_header(io.BytesIO(data))
+            images: dict[int, Image.Image] = {}
+            paid = []
+            for key, spec in specs.items():
+                target = (spec.height, spec.width)
+                scale = header.reduction(target)
+                if scale not in images:
+                    images[scale] = open_image(io.BytesIO(data), target)
+                    paid.append(key)
+                pixels = _fitted(images[scale], spec, channels)
+                if os.pwrite(descriptors[key], pixels.tobytes(), row * pixels.nbytes) != pixels.nbytes:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return paid
+
+        counts = dict.fromkeys(specs, 0)
+        # Closed before the descriptors are: a thread must never write into a number that means another file by then.
+        decoding = cleanup.enter_context(closing(_in_threads(manifest, decode, workers, problems)))
+        for done, (_, paid) in enumerate(decoding, start=1):
+            for key in paid:
+                counts[key] += 1
+            if progress is not None and (done % ROWS_A_TASK == 0 or done == len(manifest)):
+                progress(done, len(manifest))
+        _refuse_bad_images(manifest, problems)
+        for key, spec in specs.items():
+            os.fsync(descriptors[key])
+            meta = {
+                "format": PIXEL_FORMAT,
+                "shape": [len(manifest), channels, spec.height, spec.width],
+                "spec": spec.plain(),
+                "pillow": PIL.__version__,
+                "chunk": CHUNK,
+                "chunks": _chunk_digests(partial[key] / "pixels.u8", CHUNK),
+            }
+            with replacing(partial[key] / "meta.json") as file:
+                file.write(json.dumps({**meta, "digest": digest(meta)}).encode())
+            partial[key].rename(home / key)
+            sync_folder(home)
+    return counts
+
+
+def _in_threads(
+    manifest: Manifest, work: Callable[[int], T], workers: int, problems: dict[int, str]
+) -> Generator[tuple[int, T], None, None]:
+    """Gives (row, work(row)) as they come. Leaves out rows in `problems`, to which it adds bad images with reasons."""
+    rows = [row for row in range(len(manifest)) if row not in problems]
+
+    def several(some: Iterable[int]) -> list[tuple[int, T | BadImage]]:
+        results: list[tuple[int, T | BadImage]] = []
+        for row in some:
+            try:
+                results.append((row, work(row)))
+            except BadImage as bad:
+                results.append((row, bad))
+            except FileNotFoundError:
+                results.append((row, BadImage("no such file any more")))
+            except PermissionError:
+                results.append((row, BadImage("may not be read by this user")))
+        return results
+
+    pool = ThreadPoolExecutor(workers)
+    try:
+        tasks = [pool.submit(several, rows[i : i + ROWS_A_TASK]) for i in range(0, len(rows), ROWS_A_TASK)]
+        for task in as_completed(tasks):
+            for row, result in task.result():
+                if isinstance(result, BadImage):
+                    problems[row] = result.reason
+                else:
+                    yield row, result
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _refuse_bad_images(manifest: Manifest, bad: Mapping[int, str]) -> None:
+    problems = Problems("dataset")
+    if bad:
+        sentence = f"dataset: {len(bad)} of {len(manifest)} images can't be used; repair them, or take them out."
+        problems.add("counts of bad images", sentence)
+    for row in sorted(bad):
+        problems.add("images that can't be used", f"{manifest.paths[row]}: {bad[row]}.")
+    problems.raise_if_any()
+
+
+def _fitted(image: Image.Image, spec: PixelSpec, channels: int) -> np.ndarray:
+    """[C, H, W] uint8. Pillow's bicubic filter widens when it shrinks, so that nothing aliases."""
+    size = (spec.width, spec.height)
+    if spec.fit == "pad":
+        image = ImageOps.pad(image, size, Image.Resampling.BICUBIC)
+    elif spec.fit == "crop":
+        image = ImageOps.fit(image, size, Image.Resampling.BICUBIC)
+    else:
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    pixels = np.asarray(image)
+    pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    return np.ascontiguousarray(np.broadcast_to(pixels, (channels, spec.height, spec.width)))
+
+
+def _free_gib(folder: Path) -> str:
+    try:
+        return f"{shutil.disk_usage(folder).free / 2**30:.1f} GiB free"
+    except OSError:
+        return "free space unknown"

@@ -1,0 +1,100 @@
+"""One run of a final: a configuration with one seed, from the data to a model on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from spaces.config import DatasetConfig, TrialConfig
+from trainables.augment import store_resolution
+from trainables.data.parts import Part, TrialData, open_part, pixel_spec, trial_data
+from trainables.data.prepared import Prepared
+from trainables.files import write_json
+from trainables.loop import EpochReport, Outcome, fine_tune
+from trainables.model_folder import Trained, save_model
+from trainables.place import Place
+
+Fit = Literal["train", "all"]
+RESULT, MODEL, RUN = "run.json", "model", "settings.json"
+
+
+@dataclass(frozen=True)
+class RunOrder:
+    """What a run needs, as plain data: it may be sent to another process."""
+
+    folder: str
+    """Of this run: checkpoints, result and model."""
+    config: dict[str, Any]
+    dataset: dict[str, Any]
+    prepared: str
+    """Folder of the prepared dataset, which holds no test rows."""
+    cache: str
+    fit: Fit
+    threads: int
+    accelerators: float
+
+
+def run_data(order: RunOrder, config: TrialConfig) -> TrialData:
+    """Training and validation data; with `fit: all`, the training part is both together."""
+    prepared, dataset = Prepared.load(Path(order.prepared)), DatasetConfig.model_validate(order.dataset)
+    cache, store = Path(order.cache), store_resolution(config)
+    data = trial_data(prepared, dataset, config.resolution, store, cache)
+    if order.fit == "train":
+        return data
+    both = np.union1d(prepared.train, prepared.validation)
+    whole: Part = open_part(prepared.manifest.take(both), dataset, store, cache)
+    return TrialData(train=whole, validation=data.validation, classes=data.classes, task=data.task)
+
+
+def run(order: RunOrder, place: Place, report: Callable[[EpochReport], None] = lambda _: None) -> None:
+    """Fine-tunes and writes `run.json` and `model`; goes on from a checkpoint where there is one."""
+    folder = Path(order.folder)
+    config = TrialConfig.model_validate(order.config)
+    torch.set_num_threads(order.threads)
+    if place.first:
+        folder.mkdir(parents=True, exist_ok=True)
+    place.wait()
+    data = run_data(order, config)
+    outcome = fine_tune(config, data, folder, report, place)
+    if place.first:
+        _write(folder, order, config, data, outcome)
+    place.wait()
+
+
+def finished(order: RunOrder) -> dict[str, Any] | None:
+    """The result of a run that was finished before with the same order; None where it has to be run."""
+    folder = Path(order.folder)
+    try:
+        result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    same = result.get("config") == _shown(TrialConfig.model_validate(order.config)) and result.get("fit") == order.fit
+    return result if same and (folder / MODEL).is_dir() else None
+
+
+def _write(folder: Path, order: RunOrder, config: TrialConfig, data: TrialData, outcome: Outcome) -> None:
+    dataset = DatasetConfig.model_validate(order.dataset)
+    trained = Trained(outcome.model, config, data.classes, data.task, pixel_spec(dataset, config.resolution))
+    save_model(folder / MODEL, trained, {"seed": config.seed, "fit": order.fit})
+    write_json(
+        folder / RESULT,
+        {
+            "config": _shown(config),
+            "fit": order.fit,
+            "seed": config.seed,
+            "validation": outcome.value if order.fit == "train" else None,
+            "epochs": [{k: v for k, v in asdict(r).items()} for r in outcome.reports],
+        },
+    )
+
+
+def _shown(config: TrialConfig) -> dict[str, Any]:
+    """A configuration without the path of a weights file."""
+    weights = config.weights if config.weights in ("pretrained", "random") else "file"
+    return {**config.plain(), "weights": weights}

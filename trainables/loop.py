@@ -1,0 +1,278 @@
+"""Fine-tuning, from top to bottom. Runs alike in a plain process, in a Tune trial and in a Ray Train group.
+
+Same configuration, data and thread count: the same losses, bit by bit, with one worker; with several, the same up to
+the order of summation.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LambdaLR
+
+from spaces.config import TrialConfig
+from trainables import checkpoint as checkpoints
+from trainables.augment import Augment, draws
+from trainables.average import Average
+from trainables.checkpoint import Checkpoint
+from trainables.data.order import global_batches, rank_share, sample_order
+from trainables.data.parts import Part, TrialData
+from trainables.freezing import parameter_groups
+from trainables.intervals import standard_error
+from trainables.losses import MixedForward, Mixup, cross_entropy, mix, targets
+from trainables.metrics import Undefined, compute, summary
+from trainables.model import Model, build_model, load_trained_state, trained_state
+from trainables.place import Place
+
+EVALUATION_BATCH = 256
+LAST = 3  # epochs that a value without an average is the mean of
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What is known after an epoch. Plain data, fit for a record."""
+
+    epoch: int
+    """Epochs done, from 1."""
+    value: float
+    """The search's metric on the validation set after this epoch."""
+    standard_error: float | None
+    """Of `value`, over groups of the validation set."""
+    train_loss: float
+    metrics: dict[str, float]
+    """Other metrics of the validation set; one that isn't defined there is left out."""
+    seconds: float
+    time: float
+    """Unix time in seconds at the end of the epoch."""
+    step_losses: tuple[float, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished trial."""
+
+    value: float
+    reports: tuple[EpochReport, ...]
+    probabilities: np.ndarray
+    """Of the validation set, float32 [N, classes], in the order of its rows."""
+    model: Model
+
+
+class Diverged(Exception):
+    """The loss became infinite or not a number."""
+
+
+class Infeasible(Exception):
+    """This configuration can't run here, whatever the seed."""
+
+
+def fine_tune(
+    config: TrialConfig,
+    data: TrialData,
+    folder: Path | None = None,
+    report: Callable[[EpochReport], None] = lambda _: None,
+    place: Place = Place(),
+) -> Outcome:
+    """One trial: trains, evaluates after every epoch, goes on from its newest checkpoint where there is one.
+
+    Args:
+        config: the trial, completely.
+        data: training and validation images and labels.
+        folder: checkpoints go to its `checkpoints`; None keeps none.
+        report: called in the first process after each epoch, once its checkpoint is on disk.
+        place: device and rank.
+
+    Raises:
+        Diverged: with the step at which the loss stopped being finite.
+        Infeasible: with what doesn't fit.
+    """
+    torch.manual_seed(config.seed)
+    model = build_model(config, len(data.classes)).to(place.device)
+    torch.manual_seed(config.seed + place.rank)  # drop-path differs between workers
+    augment, mixup = Augment(config), Mixup(config)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(
+            model,
+            head_lr=config.head_lr,
+            backbone_lr_ratio=config.backbone_lr_ratio,
+            layer_decay=config.layer_decay,
+            weight_decay=config.weight_decay,
+            head_weight_decay=config.head_weight_decay,
+        )
+    )
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    steps_an_epoch = len(global_batches(np.arange(len(data.train)), config.batch_size))
+    steps = steps_an_epoch * config.epochs
+    schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, steps, config.warmup))
+    average = Average(trained_state(model), span=config.ema * steps) if config.ema else None
+    forward: nn.Module = MixedForward(model)
+    if place.world > 1:
+        if config.mixup and (config.batch_size // 2) % place.world:
+            raise Infeasible(f"mixup pairs images half a batch apart: half of {config.batch_size} must be a multiple of the {place.world} workers")
+        forward = DistributedDataParallel(forward)
+    state = _Resumable(config, folder, model, optimizer, schedule, average, place)
+    reports: list[EpochReport] = state.restore()
+    probabilities = np.empty((0, len(data.classes)), np.float32)
+
+    for epoch in range(len(reports), config.epochs):
+        started = time.time()
+        model.train()
+        losses = torch.zeros(steps_an_epoch, device=place.device)
+        view, shares = draws(config.seed, epoch, len(data.train)), mixup.shares(epoch, len(data.train))
+        order = sample_order(config.seed, epoch, len(data.train))
+        for step, batch in enumerate(global_batches(order, config.batch_size)):
+            rows = torch.from_numpy(rank_share(batch, place.rank, place.world))
+            images = augment(data.train.pixels[rows].to(place.device, non_blocking=True), view[rows])
+            wanted = targets(data.train.labels[rows].to(place.device), len(data.classes), config.label_smoothing)
+            share = shares[rows].to(place.device) if shares is not None else None
+            with torch.autocast(place.device.type, torch.bfloat16, enabled=place.device.type == "cuda"):
+                logits = forward(images, share)
+            loss = cross_entropy(logits, wanted if share is None else mix(wanted, share)) / len(batch)
+            (loss * place.world).backward()  # DDP takes the mean over workers, each of which has a part of the sum
+            nn.utils.clip_grad_norm_(trained, config.clip)
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+            if average:
+                average.update(trained_state(model))
+            losses[step] = loss.detach()
+
+        step_losses = place.sum(losses).cpu()
+        _refuse_divergence(step_losses, epoch * steps_an_epoch)
+        with average.in_place_of(trained_state(model)) if average else nullcontext():
+            probabilities = predict(model, data.validation, place)
+        reports.append(_evaluated(epoch + 1, config, data, probabilities, step_losses, started))
+        state.save(reports)
+        if place.first:
+            report(reports[-1])
+
+    with average.in_place_of(trained_state(model)) if average else nullcontext():
+        if not len(probabilities):  # every epoch was done before: only the outcome is asked for
+            probabilities = predict(model, data.validation, place)
+    if average:
+        average.put_in_place_of(trained_state(model))
+    return Outcome(trial_value(config, [r.value for r in reports]), tuple(reports), probabilities, model)
+
+
+@torch.inference_mode()
+def predict(model: Model, part: Part, place: Place = Place()) -> np.ndarray:
+    """Class probabilities float32 [N, classes] of a part's images, without augmentation."""
+    model.eval()
+    rows = rank_share(np.arange(len(part)), place.rank, place.world)
+    logits = []
+    for start in range(0, len(rows), EVALUATION_BATCH):
+        images = part.pixels[torch.from_numpy(rows[start : start + EVALUATION_BATCH])].to(place.device).float().div_(255)
+        with torch.autocast(place.device.type, torch.bfloat16, enabled=place.device.type == "cuda"):
+            logits.append(model(images).float())
+    gathered = place.gather(torch.cat(logits), len(part))
+    return gathered.softmax(dim=1).cpu().numpy()
+
+
+def warmup_cosine(step: int, steps: int, warmup: float) -> float:
+    """Share of the peak learning rate at a step: a linear rise over `warmup` of all steps, then half a cosine to 0."""
+    rise = warmup * steps
+    if step < rise:
+        return (step + 1) / (rise + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1.0, steps - rise)))
+
+
+def trial_value(config: TrialConfig, values: list[float]) -> float:
+    """A trial's value after these epochs: the last epoch's with an average of weights, else the mean of the last three.
+
+    Never the best epoch's, which is a second maximum over noise and favours long trials.
+    """
+    return values[-1] if config.ema else float(np.mean(values[-LAST:]))
+
+
+def _evaluated(
+    epoch: int, config: TrialConfig, data: TrialData, probabilities: np.ndarray, losses: Tensor, started: float
+) -> EpochReport:
+    labels, classes = data.validation.labels.numpy(), len(data.classes)
+    try:
+        value = compute(config.metric, labels, probabilities, classes)
+    except Undefined as undefined:
+        raise Infeasible(f"{config.metric} isn't defined on the validation set: {undefined}") from undefined
+    others = summary(labels, probabilities, classes, data.task)
+    now = time.time()
+    return EpochReport(
+        epoch=epoch,
+        value=value,
+        standard_error=standard_error(config.metric, labels, probabilities, data.validation.groups, classes),
+        train_loss=float(losses.mean()),
+        metrics={name: number for name, number in others.items() if isinstance(number, float)},
+        seconds=now - started,
+        time=now,
+        step_losses=tuple(losses.tolist()),
+    )
+
+
+def _refuse_divergence(losses: Tensor, before: int) -> None:
+    bad = (~losses.isfinite()).nonzero()
+    if len(bad):
+        step = int(bad[0])
+        raise Diverged(f"the loss was {losses[step].item()} at step {before + step + 1}")
+
+
+class _Resumable:
+    """Everything that a trial needs to go on exactly."""
+
+    def __init__(
+        self,
+        config: TrialConfig,
+        folder: Path | None,
+        model: Model,
+        optimizer: torch.optim.Optimizer,
+        schedule: LambdaLR,
+        average: Average | None,
+        place: Place,
+    ) -> None:
+        self.config, self.model, self.optimizer, self.schedule, self.average = config, model, optimizer, schedule, average
+        self.place = place
+        self.folder = folder / "checkpoints" if folder else None
+        self.names = {id(parameter): name for name, parameter in model.named_parameters()}
+
+    def restore(self) -> list[EpochReport]:
+        """Puts the newest checkpoint back; the reports of the epochs done."""
+        found = checkpoints.load_newest(self.folder, self.config.digest()) if self.folder else None
+        if found is None:
+            return []
+        load_trained_state(self.model, found.kind("model"))
+        checkpoints.set_optimizer_tensors(self.optimizer, found.kind("optimizer"), self.names)
+        self.schedule.load_state_dict(found.state["schedule"])
+        for group, rate in zip(self.optimizer.param_groups, found.state["schedule"]["_last_lr"], strict=True):
+            group["lr"] = rate
+        if self.average:
+            self.average.load(found.kind("average"), found.state["average_steps"])
+        checkpoints.set_random_state(found.kind(f"random{self.place.rank}") or found.kind("random0"), self.place.device)
+        return [EpochReport(**{**r, "step_losses": tuple(r["step_losses"])}) for r in found.state["reports"]]
+
+    def save(self, reports: list[EpochReport]) -> None:
+        if self.folder is None:
+            return
+        generators = self.place.collect(checkpoints.random_state(self.place.device))
+        if self.place.first:
+            state: dict[str, Any] = {
+                "reports": [vars(r) for r in reports],
+                "schedule": {k: v for k, v in self.schedule.state_dict().items() if k != "lr_lambdas"} | {"lr_lambdas": [None] * len(self.optimizer.param_groups)},
+            }
+            new = Checkpoint(reports[-1].epoch, self.config.digest(), state=state)
+            new.add("model", trained_state(self.model))
+            new.add("optimizer", checkpoints.optimizer_tensors(self.optimizer, self.names))
+            for rank, generator in enumerate(generators):
+                new.add(f"random{rank}", generator)
+            if self.average:
+                new.add("average", self.average.tensors)
+                state["average_steps"] = self.average.steps
+            checkpoints.save(self.folder, new)
+        self.place.wait()
+

@@ -1,0 +1,104 @@
+"""The network of one trial: normalisation, a backbone of which some is frozen, and a head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from spaces.config import TrialConfig
+from spaces.mistakes import Mistake
+from trainables.backbones import Backbone, Features, build
+from trainables.freezing import freeze
+from trainables.heads import build_head
+
+
+class Model(nn.Module):
+    """Images in [0, 1] to logits. `from_hidden(hidden(images))` is the same, cut where training begins."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: Backbone, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        for name, values in zip(("mean", "std"), backbone.spec.mean_std, strict=True):
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [B, classes] of images [B, 1 or 3, H, W], floats in [0, 1]; a grey channel stands for all three."""
+        return self.from_hidden(self.hidden(images))
+
+    def hidden(self, images: Tensor) -> Tensor:
+        """What the frozen part gives for images as `forward` takes them: the backbone's hidden state at its boundary.
+
+        It depends on no trained weight unless the stem is trained (`trained_blocks: all`), and is then no constant.
+        """
+        # A grey channel is broadcast to three, each with its own mean: exact, whatever the family's normalisation.
+        normalised = (images - self.mean) / self.std
+        if self.backbone.trained_from == 0:
+            return self.backbone.prefix(normalised, 0)
+        with torch.no_grad():
+            return self.backbone.prefix(normalised, self.backbone.boundary)
+
+    def from_hidden(self, hidden: Tensor) -> Tensor:
+        """Logits [B, classes] from what `hidden` gave."""
+        return self.head(self.features_from_hidden(hidden))
+
+    def features_from_hidden(self, hidden: Tensor) -> Features:
+        """The backbone's features from what `hidden` gave; constants where the whole backbone is frozen."""
+        if self.backbone.trained_from > self.backbone.spec.blocks + 1:
+            with torch.no_grad():
+                return self.backbone.suffix(hidden, self.backbone.boundary)
+        return self.backbone.suffix(hidden, self.backbone.boundary)
+
+
+def build_model(config: TrialConfig, classes: int) -> Model:
+    """The network of a trial on the CPU, frozen as configured.
+
+    The head is initialised from torch's global random state; nothing else draws from it.
+
+    Raises:
+        Mistake: what the backbone can't be built with (see `trainables.backbones.build`).
+    """
+    backbone = build(config.backbone, weights=config.weights, resolution=config.resolution, drop_path=config.drop_path)
+    freeze(backbone, config.trained_blocks)
+    return Model(backbone, build_head(config.head, backbone.spec, classes))
+
+
+def trained_state(model: Model) -> dict[str, Tensor]:
+    """What a checkpoint holds: trained parameters, and the buffers that training changes. References, not copies."""
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    frozen |= {
+        f"backbone.{name}"
+        for name, _ in model.backbone.named_buffers()
+        if model.backbone.depth_of(name) < model.backbone.trained_from
+    }
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in frozen}
+
+
+def load_trained_state(model: Model, state: Mapping[str, Tensor]) -> None:
+    """Puts a checkpoint of `trained_state` into a model that was built and frozen alike.
+
+    Raises:
+        Mistake: other names or shapes than the model's trained ones; the model is then unchanged.
+    """
+    own = trained_state(model)
+    problems = [f"{name} is missing" for name in own.keys() - state.keys()]
+    problems += [f"{name} has no place" for name in state.keys() - own.keys()]
+    problems += [
+        f"{name} is {list(state[name].shape)} instead of {list(own[name].shape)}"
+        for name in own.keys() & state.keys()
+        if own[name].shape != state[name].shape
+    ]
+    if problems:
+        shown = "; ".join(sorted(problems)[:10])
+        raise Mistake(
+            f"checkpoint: doesn't fit the configuration ({len(problems)} differences: {shown}); "
+            "use the configuration that it was trained with."
+        )
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(state[name])
