@@ -23,7 +23,7 @@ from trainables.backbones import build, weights_digest
 from trainables.data.manifest import Manifest
 from trainables.data.parts import open_part
 from trainables.data.prepared import Digests, Prepared, prepare, sealed_test
-from trainables.files import write_atomic, write_json
+from trainables.files import replacing, write_json
 from trainables.final_run import Fit, RunOrder
 from trainables.intervals import group_bootstrap, seed_interval
 from trainables.loop import predict
@@ -291,12 +291,8 @@ def _why(fit: Fit, runs: int) -> str:
 
 def _save_predictions(path: Path, probabilities: np.ndarray, labels: np.ndarray) -> None:
     """Test predictions, in the order of the test's rows: no names of images, patients or groups."""
-
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            np.savez(file, probabilities=probabilities.astype(np.float32), labels=labels)
-
-    write_atomic(path, write)
+    with replacing(path) as file:
+        np.savez(file, probabilities=probabilities.astype(np.float32), labels=labels)
 
 
 def _tell(reports: list[dict[str, Any]], first: Export, standing: Standing, fit: Fit, folder: Path, console: Console) -> None:

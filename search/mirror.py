@@ -7,11 +7,14 @@ has to be remembered elsewhere. Only what search/disclosure.py allows is sent.
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from filelock import FileLock
 
 from search.disclosure import NAME, SearchFacts, public_cause, public_label, public_value
 from search.record import State, Trial
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 EXPERIMENT = "medtune"
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # opens on training runs, not on traces
 SEARCH_TAG, TRIAL_TAG, STATE_TAG = "medtune.search", "medtune.trial", "medtune.state"
 PARENT_TAG, NOTE_TAG = "mlflow.parentRunId", "mlflow.note.content"
 BATCH = 900  # metrics a call; MLflow takes 1000 metrics, parameters and tags together
@@ -84,7 +88,7 @@ class Mirror:
 
     def _update(self, trials: list[Trial], driven: bool) -> None:
         if self._client is None:
-            self._client = _client(self.uri)
+            self._client = connect(self.uri)
         client = self._client
         if self._runs is None:
             self._experiment = _experiment(client, self.uri)
@@ -206,7 +210,8 @@ class Mirror:
         """How the search goes, as Markdown."""
         name, ordered = self.search.name, self.search.settings.get("budget.trials", "?")
         ended = sum(n for state, n in counts.items() if state != State.RUNNING)
-        states = ", ".join(f"{n} {state}" for state, n in counts.items() if n) or "none yet"
+        called = {str(State.RUNNING): str(State.RUNNING) if driven else "unfinished"}
+        states = ", ".join(f"{n} {called.get(state, state)}" for state, n in counts.items() if n) or "none yet"
         lines = [f"**{name}**: {ended} of {ordered} trials ended ({states})."]
         if winner is None:
             lines.append("No complete trial yet.")
@@ -293,11 +298,28 @@ def _better(best: Trial | None, trial: Trial, direction: str) -> Trial | None:
     return trial if (trial.value > best.value if direction == "maximize" else trial.value < best.value) else best
 
 
-def _client(uri: str) -> MlflowClient:
+def connect(uri: str) -> MlflowClient:
+    """A client of the MLflow at a tracking URI; a SQLite store that isn't there is made."""
     os.environ.update(MLFLOW_SETTINGS)
     from mlflow.tracking import MlflowClient
 
+    if uri.startswith("sqlite:///"):
+        _make_store(Path(uri.removeprefix("sqlite:///")).absolute())
     return MlflowClient(tracking_uri=uri)
+
+
+def _make_store(path: Path) -> None:
+    """A SQLite store, there whole or not at all. MLflow makes its tables step by step: two processes that do so at once,
+    or one that is killed meanwhile, leave a store that can't be opened again (seen with 3.17.2)."""
+    from mlflow.tracking import MlflowClient
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(path.name + ".lock")):
+        if not path.exists():
+            with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as temporary:
+                made = Path(temporary) / path.name
+                MlflowClient(tracking_uri=f"sqlite:///{made}").search_experiments(max_results=1)
+                made.rename(path)
 
 
 def _experiment(client: MlflowClient, uri: str) -> str:
@@ -308,7 +330,7 @@ def _experiment(client: MlflowClient, uri: str) -> str:
     if found is None:
         place = artifacts(uri).as_uri() if uri.startswith("sqlite:///") else None
         try:
-            return client.create_experiment(EXPERIMENT, artifact_location=place)
+            return client.create_experiment(EXPERIMENT, artifact_location=place, tags=EXPERIMENT_TAGS)
         except MlflowException:
             found = client.get_experiment_by_name(EXPERIMENT)
             if found is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,10 +11,9 @@ import numpy as np
 import torch
 
 from spaces.mistakes import Mistake
-from trainables.data.images import BadImage
+from trainables.data.images import SUFFIXES, BadImage
 from trainables.data.pixels import decode_file
-from trainables.data.readers.images import is_image
-from trainables.files import write_atomic
+from trainables.files import write_text
 from trainables.loop import EVALUATION_BATCH
 from trainables.model_folder import load_model
 
@@ -51,15 +51,12 @@ def predict(model_folder: Path, sources: Sequence[Path], output: Path) -> int:
         more = [f"... and {len(problems) - 10} more images that can't be used."] if len(problems) > 10 else []
         raise Mistake(*problems[:10], *more)
     probabilities = np.concatenate(rows)
-
-    def write(temporary: Path) -> None:
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            table = csv.writer(file)
-            table.writerow(["image", "predicted", *(f"p_{name}" for name in trained.classes)])
-            for path, row in zip(images, probabilities, strict=True):
-                table.writerow([path, trained.classes[int(row.argmax())], *(f"{p:.8g}" for p in row)])
-
-    write_atomic(output.absolute(), write)
+    text = io.StringIO(newline="")
+    table = csv.writer(text)
+    table.writerow(["image", "predicted", *(f"p_{name}" for name in trained.classes)])
+    for path, row in zip(images, probabilities, strict=True):
+        table.writerow([path, trained.classes[int(row.argmax())], *(f"{p:.8g}" for p in row)])
+    write_text(output.absolute(), text.getvalue())
     return len(images)
 
 
@@ -68,7 +65,7 @@ def _images(sources: Sequence[Path]) -> list[Path]:
     problems = []
     for source in sources:
         if source.is_dir():
-            inside = sorted(p for p in source.rglob("*") if p.is_file() and is_image(p))
+            inside = sorted(p for p in source.rglob("*") if p.is_file() and p.suffix.lower() in SUFFIXES)
             found += inside
             if not inside:
                 problems.append(f"{source}: holds no images; give images, or a folder of them.")

@@ -1,9 +1,15 @@
-"""What is known of each backbone without loading it: a table, read from spaces/backbones/*.yaml."""
+"""What is known of each backbone without loading it: a table, read from spaces/backbones/*.yaml.
+
+A family's file lists its models, or says with `rows:` which function makes a row of any name that begins with the
+family's (`timm/convnext_tiny.in12k`). Data names that function, and it is loaded when such a name is first asked for:
+what lies here needs neither torch nor the code behind it.
+"""
 
 from __future__ import annotations
 
 from functools import cache
 from importlib import resources
+from pkgutil import resolve_name
 from typing import Any, Literal
 
 from pydantic import Field
@@ -12,11 +18,23 @@ from spaces.config import Resolution
 from spaces.mistakes import Mistake, nearest
 from spaces.strict import Strict, parse_yaml
 
-NORMALISATIONS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
+Channels = tuple[float, float, float]
+NORMALISATIONS: dict[str, tuple[Channels, Channels]] = {
     # mean and standard deviation of each channel, of values in [0, 1]
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
 }
+
+
+class Source(Strict):
+    """Where a backbone's authors publish its weights, if not where timm finds them."""
+
+    address: str
+    """Of the official file, for people to download by hand."""
+    repository: str | None = None
+    """On the Hugging Face hub."""
+    file: str
+    """Name of the file, in the repository where there is one."""
 
 
 class BackboneSpec(Strict):
@@ -24,21 +42,27 @@ class BackboneSpec(Strict):
 
     name: str
     family: str
-    timm: str
-    """Architecture, and tag of the weights after the dot, in timm's naming."""
+    timm: str | None = None
+    """Architecture, and tag of the weights after the dot, in timm's naming; None where the family's code is ours."""
     build: dict[str, Any] = {}
     """Arguments of the constructor that differ from the architecture's own."""
+    source: Source | None = None
+    """Where its weights are; timm's own by default."""
     blocks: int = Field(ge=1)
     """How many blocks there are to freeze or train."""
     width: int = Field(ge=1)
     """Channels of the pooled feature."""
+    token_width: int | None = Field(default=None, ge=1)
+    """Channels of the tokens, where they aren't those of the pooled feature."""
     multiple_of: int = Field(ge=1)
     """Both sides of the input must be multiples of this, in pixels."""
     native: Resolution
     """Height and width that the weights were made for."""
-    pooled: Literal["cls", "mean"]
-    """The family's global feature: its normed CLS token, or the mean of its normed patch tokens."""
-    normalisation: Literal["imagenet", "clip"]
+    pooled: Literal["cls", "mean", "own"]
+    """The family's global feature: its normed CLS token, the mean of its normed patch tokens, or what its own pooler
+    makes."""
+    normalisation: Literal["imagenet", "clip"] | tuple[Channels, Channels]
+    """By name, or mean and standard deviation of each channel."""
     licence: str
     pretrained: bool = True
     """False for tiny models that exist with random weights only."""
@@ -46,8 +70,8 @@ class BackboneSpec(Strict):
     """Changes to the search space for this backbone alone."""
 
     @property
-    def mean_std(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-        return NORMALISATIONS[self.normalisation]
+    def mean_std(self) -> tuple[Channels, Channels]:
+        return NORMALISATIONS[self.normalisation] if isinstance(self.normalisation, str) else self.normalisation
 
 
 def piece(*path: str) -> dict[str, Any]:
@@ -65,23 +89,40 @@ def pieces(folder: str) -> tuple[str, ...]:
 
 @cache
 def table() -> dict[str, BackboneSpec]:
-    """Every backbone by name."""
+    """Every listed backbone by name."""
     rows: dict[str, BackboneSpec] = {}
     for family in pieces("backbones"):
         data = piece("backbones", f"{family}.yaml")
-        for name, row in data["models"].items():
+        for name, row in data.get("models", {}).items():
             settings = {**data.get("all", {}), **row, "name": name, "family": family}
             rows[name] = BackboneSpec.parse(settings, f"spaces/backbones/{family}.yaml: {name}")
     return rows
 
 
+@cache
 def backbone(name: str) -> BackboneSpec:
     """The row of one backbone.
 
     Raises:
         Mistake: there is none of that name.
     """
-    try:
+    if name in table():
         return table()[name]
-    except KeyError:
-        raise Mistake(f'unknown backbone "{name}".{nearest(name, table())}') from None
+    family = name.partition("/")[0]
+    if "/" in name and family in pieces("backbones"):
+        data = piece("backbones", f"{family}.yaml")
+        if "rows" in data:
+            row = resolve_name(data["rows"])(name.partition("/")[2])
+            settings = {**data.get("all", {}), **row, "name": name, "family": family}
+            return BackboneSpec.parse(settings, f"backbone {name}")
+    raise Mistake(f'unknown backbone "{name}".{nearest(name, table())}')
+
+
+def is_family_or_backbone(name: str) -> bool:
+    """Whether a dimension may be for this alone."""
+    if name in pieces("backbones") or name in table():
+        return True
+    try:
+        return "/" in name and bool(backbone(name))
+    except Mistake:
+        return False

@@ -199,6 +199,8 @@ class TrialConfig(Strict):
     @field_validator("resolution", mode="before")
     @classmethod
     def _from_space(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            return tuple(value)
         return parse_resolution(value) if isinstance(value, int | str) else value
 
     @field_validator("trained_blocks")

@@ -21,7 +21,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from spaces.backbone import BackboneSpec, backbone, piece, pieces, table
+from spaces.backbone import BackboneSpec, backbone, is_family_or_backbone, piece, pieces, table
 from spaces.config import SearchConfig, TrialConfig, parse_resolution
 from spaces.dimensions import AnyDimension, Choice, Condition, Float, Int, Point, Space, Value
 from spaces.mistakes import Mistake, nearest
@@ -160,7 +160,7 @@ def _generality(scope: str) -> int:
     """Scoped dimensions stand before general ones: a condition, one backbone, a family, all."""
     if not scope:
         return 3
-    return 1 if scope in table() else 2 if scope in {s.family for s in table().values()} else 0
+    return 2 if scope in pieces("backbones") else 1 if is_family_or_backbone(scope) else 0
 
 
 def _scoped(changes: Mapping[str, Any], scope: str) -> Definitions:
@@ -169,13 +169,13 @@ def _scoped(changes: Mapping[str, Any], scope: str) -> Definitions:
 
 def _check_names(changes: Mapping[str, Any]) -> list[str]:
     known = set(piece("common.yaml")["dimensions"])
-    scopes = {s.family for s in table().values()} | set(table())
+    scopes = {*pieces("backbones"), *table()}
     problems = []
     for key, change in changes.items():
         name, _, scope = key.partition("@")
         if name not in known:
             problems.append(f'space: unknown dimension "{name}".{nearest(name, known)}')
-        elif scope and scope not in scopes and not (isinstance(change, Mapping) and change.get("when")):
+        elif scope and not is_family_or_backbone(scope) and not (isinstance(change, Mapping) and change.get("when")):
             problems.append(f'space: {key}: "{scope}" is no family or backbone, and there is no "when".{nearest(scope, scopes)}')
     return problems
 

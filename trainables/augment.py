@@ -1,7 +1,7 @@
 """Augmentation of a whole batch on its device, with parameters of its own for each image.
 
 One resampling does crop, rotation, flips and the change of size; one 3x3 matrix does brightness, contrast, saturation
-and hue. Parameters are a function of (seed, view, manifest row), drawn on the CPU from a counter-based generator
+and hue. Parameters are a function of (seed, view, row), drawn on the CPU from a counter-based generator
 (Philox; Salmon et al. 2011), so that they depend neither on the batch an image stands in nor on rank or device.
 """
 
@@ -25,7 +25,8 @@ _YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0
 
 def draws(seed: int, view: int, rows: int) -> Tensor:
     """Random numbers for one view of the training set, [rows, DRAWS] in [0, 1)."""
-    generator = np.random.Generator(np.random.Philox(key=np.array([seed, view], dtype=np.uint64)))
+    key = np.array([seed, view + (2 << 32)], dtype=np.uint64)  # apart from the order's and mixup's
+    generator = np.random.Generator(np.random.Philox(key=key))
     return torch.from_numpy(generator.random((rows, DRAWS), dtype=np.float32))
 
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from spaces.config import FORMAT
-from trainables.files import folder_atomic
+from trainables.files import folder_atomic, remove_partial
 
 log = logging.getLogger(__name__)
 TENSORS, STATE = "tensors.safetensors", "state.json"
@@ -31,8 +31,8 @@ class Checkpoint:
     """State after `epoch` epochs. `tensors` are named `<kind>/<name>`; `state` is plain data."""
 
     epoch: int
-    config: str
-    """Digest of the trial's configuration: a checkpoint of another configuration is refused."""
+    trial: str
+    """Digest of the trial's configuration and data: a checkpoint of another trial is refused."""
     tensors: dict[str, Tensor] = field(default_factory=dict)
     state: dict[str, Any] = field(default_factory=dict)
 
@@ -46,15 +46,16 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint, keep: int = 1) -> Path:
-    """Writes a checkpoint into `folder`, then removes all but the `keep` newest."""
+    """Writes a checkpoint into `folder`, then removes all but the `keep` newest. One process writes at a time."""
     folder.mkdir(parents=True, exist_ok=True)
+    remove_partial(folder, "epoch-*")
     path = folder / f"epoch-{checkpoint.epoch:04d}"
     with folder_atomic(path) as temporary:
         save_file(checkpoint.tensors, temporary / TENSORS)
         state = {
             "format": FORMAT,
             "epoch": checkpoint.epoch,
-            "config": checkpoint.config,
+            "trial": checkpoint.trial,
             "tensors": _digest(temporary / TENSORS),
             "state": checkpoint.state,
         }
@@ -65,11 +66,11 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int = 1) -> Path:
     return path
 
 
-def load_newest(folder: Path, config: str) -> Checkpoint | None:
-    """The newest checkpoint in `folder` that is whole and of this configuration; None where there is none."""
+def load_newest(folder: Path, trial: str) -> Checkpoint | None:
+    """The newest checkpoint in `folder` that is whole and of this trial; None where there is none."""
     for path in _newest_first(folder):
         try:
-            return load(path, config)
+            return load(path, trial)
         except DamagedCheckpoint as damage:
             log.warning("checkpoint %s is left aside: %s", path.name, damage)
     return None
@@ -79,11 +80,11 @@ class DamagedCheckpoint(Exception):
     """A checkpoint that can't be used, and why."""
 
 
-def load(path: Path, config: str | None = None) -> Checkpoint:
+def load(path: Path, trial: str | None = None) -> Checkpoint:
     """A checkpoint, verified against its digests.
 
     Raises:
-        DamagedCheckpoint: truncated, altered, of another format, or of another configuration.
+        DamagedCheckpoint: truncated, altered, of another format, or of another trial.
     """
     try:
         data = json.loads((path / STATE).read_text(encoding="utf-8"))
@@ -92,14 +93,14 @@ def load(path: Path, config: str | None = None) -> Checkpoint:
             raise DamagedCheckpoint("its state doesn't have the digest it was written with")
         if data["format"] != FORMAT:
             raise DamagedCheckpoint(f"format {data['format']}, expected {FORMAT}")
-        if config is not None and data["config"] != config:
-            raise DamagedCheckpoint("it belongs to another configuration")
+        if trial is not None and data["trial"] != trial:
+            raise DamagedCheckpoint("it belongs to another configuration, or to other data")
         if _digest(path / TENSORS) != data["tensors"]:
             raise DamagedCheckpoint("its tensors don't have the digest they were written with")
         tensors = load_file(path / TENSORS)
-    except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise DamagedCheckpoint(f"can't be read ({type(error).__name__})") from error
-    return Checkpoint(data["epoch"], data["config"], tensors, data["state"])
+    return Checkpoint(data["epoch"], data["trial"], tensors, data["state"])
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:

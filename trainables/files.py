@@ -1,34 +1,44 @@
-"""Files that are there whole or not at all: written beside their place, flushed to disk, renamed."""
+"""Files and folders that others see as they were or as they are now, never half of them: written beside their place
+under a hidden name, flushed to the disk, renamed. They survive a power cut, and take the user's own permissions."""
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+_PARTIAL = ".partial"
 
 
-def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
-    """Has `write` fill a temporary file in the same folder, then renames it to `path`."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(descriptor)
-    temporary = Path(name)
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write into, which takes the place of `path` when the block ends, and vanishes when it raises.
+
+    Folders above `path` are made where they are missing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = _beside(path)
     try:
-        write(temporary)
-        _flush(temporary)
-        temporary.chmod(0o644)
-        temporary.rename(path)
-        _flush(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+        with partial.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
-    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+    """Text as UTF-8, with its line ends as they are."""
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -37,30 +47,48 @@ def write_json(path: Path, data: Any) -> None:
 
 @contextmanager
 def folder_atomic(path: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `path` when the block ends well; an earlier `path` is replaced."""
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    """A new folder to write files into, which becomes `path` when the block ends, and vanishes when it raises.
+
+    An earlier `path` is replaced; no file system does that in one step, so that a reader may find neither of them for
+    an instant. Folders above `path` are made where they are missing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial, old = _beside(path), _beside(path)
+    partial.mkdir()
     try:
-        yield temporary
-        for file in temporary.iterdir():
-            _flush(file)
-        _flush(temporary)
-        temporary.chmod(0o755)
+        yield partial
+        for entry in [*partial.rglob("*"), partial]:
+            sync(entry)
         if path.exists():
-            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
-            path.rename(old / "old")
-            temporary.rename(path)
-            shutil.rmtree(old, ignore_errors=True)
+            path.rename(old)
+        partial.rename(path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        if old.exists() and not path.exists():
+            old.rename(path)
+        raise
+    sync(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_partial(folder: Path, pattern: str) -> None:
+    """Removes what a killed process left beside files and folders whose names match `pattern`. Its writers must be
+    known to be gone."""
+    for left in folder.glob(f".{pattern}.*{_PARTIAL}"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
         else:
-            temporary.rename(path)
-        _flush(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            left.unlink(missing_ok=True)
 
 
-def _flush(path: Path) -> None:
-    """To the disk itself: of a folder, the names in it."""
+def sync(path: Path) -> None:
+    """To the disk itself: a file's content, or the names in a folder, without which a rename isn't durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _beside(path: Path) -> Path:
+    return path.parent / f".{path.name}.{secrets.token_hex(6)}{_PARTIAL}"

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from spaces.config import DatasetConfig, TrialConfig
+from spaces.strict import digest
 from trainables.augment import store_resolution
 from trainables.data.parts import Part, TrialData, open_part, pixel_spec, trial_data
 from trainables.data.prepared import Prepared
@@ -21,7 +22,7 @@ from trainables.model_folder import Trained, save_model
 from trainables.place import Place
 
 Fit = Literal["train", "all"]
-RESULT, MODEL, RUN = "run.json", "model", "settings.json"
+RESULT, MODEL = "run.json", "model"
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def finished(order: RunOrder) -> dict[str, Any] | None:
         result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    same = result.get("config") == _shown(TrialConfig.model_validate(order.config)) and result.get("fit") == order.fit
+    same = isinstance(result, dict) and result.get("order") == _order_digest(order)
     return result if same and (folder / MODEL).is_dir() else None
 
 
@@ -85,13 +86,21 @@ def _write(folder: Path, order: RunOrder, config: TrialConfig, data: TrialData, 
     write_json(
         folder / RESULT,
         {
+            "order": _order_digest(order),
             "config": _shown(config),
             "fit": order.fit,
             "seed": config.seed,
             "validation": outcome.value if order.fit == "train" else None,
-            "epochs": [{k: v for k, v in asdict(r).items()} for r in outcome.reports],
+            "epochs": [asdict(r) for r in outcome.reports],
         },
     )
+
+
+def _order_digest(order: RunOrder) -> str:
+    """SHA-256 of all that decides what comes out: not where the data lie, nor what computes."""
+    dataset = {key: value for key, value in order.dataset.items() if key != "root"}
+    data = asdict(Prepared.load(Path(order.prepared)).digests)
+    return digest({"config": order.config, "dataset": dataset, "data": data, "fit": order.fit})
 
 
 def _shown(config: TrialConfig) -> dict[str, Any]:

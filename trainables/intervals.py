@@ -45,7 +45,7 @@ class Interval:
     sd_groups: float | None = None
     """Standard error of `value` from the choice of groups."""
     sd_seeds: float | None = None
-    """Standard deviation of one seed's metric; None where seeds weren't repeated or aren't what the interval is over."""
+    """Standard deviation of one seed's metric; None where seeds weren't repeated or the interval isn't over them."""
     dof: float | None = None
     """Degrees of freedom of the t quantile; None for a bootstrap interval."""
 
@@ -82,12 +82,12 @@ def group_bootstrap(
     """
     sample = _Sample(metric, labels, probabilities, groups, classes)
     notes = sample.warnings()
+    low = high = sd = None
     try:
         drawn = sample.resampled(resamples, seed, notes)
-        low, high = sample.bca(drawn, level)
         sd = float(drawn.standard_error)
+        low, high = sample.bca(drawn, level)
     except _NoInterval as reason:
-        low = high = sd = None
         notes.append(f"no interval: {reason}")
     return Interval(
         sample.value, low, high, level, f"BCa bootstrap over groups{sample.within}",
@@ -109,8 +109,8 @@ def seed_interval(
     """Interval of the expected metric of a recipe over seeds, given its training set.
 
     Var = (variance over groups of the seeds' mean metric, by the group bootstrap) + s^2 / S, with s^2 the variance
-    between the S seeds; a t quantile with Satterthwaite's (1946) degrees of freedom, cut at the metric's range. With one
-    seed only the first part can be known, and a warning says so.
+    between the S seeds; a t quantile with Satterthwaite's (1946) degrees of freedom, cut at the metric's range. With
+    one seed only the first part can be known, and a warning says so.
 
     Args and raises: as for `group_bootstrap`, with probabilities [S, N, C].
     """
@@ -122,8 +122,10 @@ def seed_interval(
     else:
         notes.append("seeds weren't repeated: the interval leaves out how much the metric varies between seeds")
     try:
-        sd = float(sample.resampled(resamples, seed, notes).standard_error)
-        parts = [(sd**2, sample.dof_over_groups())]
+        drawn = sample.resampled(resamples, seed, notes)
+        correction, dof_groups = sample.of_strata()
+        sd = float(drawn.standard_error) * math.sqrt(correction)
+        parts = [(sd**2, dof_groups)]
         if sd_seeds is not None:
             parts.append((sd_seeds**2 / sample.seeds, sample.seeds - 1))
         variance = sum(part for part, _ in parts)
@@ -209,7 +211,7 @@ class _Sample:
         return self.metric.at(times.reshape(len(drawn), self.groups).T).reshape(shape)
 
     def resampled(self, resamples: int, seed: int, notes: list[str]) -> Any:
-        """scipy's BootstrapResult without the undefined resamples; few of them are noted, many are a reason for no interval."""
+        """scipy's BootstrapResult without undefined resamples: a few are noted, many are a reason for no interval."""
         if self.groups < 2:
             raise _NoInterval("all rows are of one group")
         with _quiet():
@@ -241,17 +243,22 @@ class _Sample:
             )
         return float(ends.low), float(ends.high)
 
-    def dof_over_groups(self) -> float:
-        """Satterthwaite's degrees of freedom of the variance over groups, from the jackknife's part of each stratum."""
+    def of_strata(self) -> tuple[float, float]:
+        """What a variance over groups needs, from the jackknife's part of each stratum of n groups: the factor that
+        makes up for a bootstrap's variance being too small by (n - 1) / n, and Satterthwaite's degrees of freedom."""
         left_out = self.metric.without_each()
         if not np.isfinite(left_out).all():
             raise _NoInterval("leaving out one group makes the metric undefined")
         parts = [(len(s) - 1) * float(left_out[s].var()) for s in self.strata]
-        return sum(parts) ** 2 / sum(part**2 / (len(s) - 1) for part, s in zip(parts, self.strata, strict=True))
+        if not (total := sum(parts)):
+            raise _NoInterval("leaving out any one group makes no difference, so that how much it varies can't be told")
+        sizes = [(part, len(s)) for part, s in zip(parts, self.strata, strict=True)]
+        factor = sum(part * n / (n - 1) for part, n in sizes) / total
+        return factor, total**2 / sum(part**2 / (n - 1) for part, n in sizes)
 
 
 def _numbered(groups: np.ndarray, rows: int) -> tuple[np.ndarray, int]:
-    """Groups [N] as numbers from 0 in the order of their names, so that the order of rows doesn't matter; their count."""
+    """Groups [N] as numbers from 0 in the order of their names, which rows' order doesn't change, and their count."""
     if np.shape(groups) != (rows,):
         raise ValueError(f"groups are {list(np.shape(groups))}, expected [{rows}]")
     names, numbers = np.unique(groups, return_inverse=True)

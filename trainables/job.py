@@ -26,7 +26,7 @@ from trainables.augment import store_resolution
 from trainables.data.parts import TrialData, trial_data
 from trainables.data.prepared import Prepared
 from trainables.final_run import RunOrder
-from trainables.files import write_atomic, write_json
+from trainables.files import replacing, write_json
 from trainables.loop import Diverged, EpochReport, Infeasible, Outcome, fine_tune
 from trainables.place import Place, this_machine
 
@@ -130,12 +130,8 @@ def _plain(report: EpochReport) -> dict[str, Any]:
 def save_predictions(path: Path, outcome: Outcome, data: TrialData) -> None:
     """A trial's validation predictions: probabilities float32 [N, classes] and labels [N], in the order of the
     prepared dataset's validation rows; no names of images, patients or groups."""
-
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            np.savez(file, probabilities=outcome.probabilities.astype(np.float32), labels=data.validation.labels.numpy())
-
-    write_atomic(path, write)
+    with replacing(path) as file:
+        np.savez(file, probabilities=outcome.probabilities.astype(np.float32), labels=data.validation.labels.numpy())
 
 
 def _data(search: str, dataset: str, config: TrialConfig, cache: str) -> TrialData:

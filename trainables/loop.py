@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 
 from spaces.config import TrialConfig
+from spaces.strict import digest
 from trainables import checkpoint as checkpoints
 from trainables.augment import Augment, draws
 from trainables.average import Average
@@ -110,6 +111,7 @@ def fine_tune(
             head_weight_decay=config.head_weight_decay,
         )
     )
+    _refuse_uneven_workers(config, len(data.train), place)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     steps_an_epoch = len(global_batches(np.arange(len(data.train)), config.batch_size))
     steps = steps_an_epoch * config.epochs
@@ -117,10 +119,8 @@ def fine_tune(
     average = Average(trained_state(model), span=config.ema * steps) if config.ema else None
     forward: nn.Module = MixedForward(model)
     if place.world > 1:
-        if config.mixup and (config.batch_size // 2) % place.world:
-            raise Infeasible(f"mixup pairs images half a batch apart: half of {config.batch_size} must be a multiple of the {place.world} workers")
         forward = DistributedDataParallel(forward)
-    state = _Resumable(config, folder, model, optimizer, schedule, average, place)
+    state = _Resumable(config, data, folder, model, optimizer, schedule, average, place)
     reports: list[EpochReport] = state.restore()
     probabilities = np.empty((0, len(data.classes)), np.float32)
 
@@ -151,6 +151,8 @@ def fine_tune(
         _refuse_divergence(step_losses, epoch * steps_an_epoch)
         with average.in_place_of(trained_state(model)) if average else nullcontext():
             probabilities = predict(model, data.validation, place)
+        if not np.isfinite(probabilities).all():  # the epoch's last step alone can do that
+            raise Diverged(f"the predictions weren't finite after step {(epoch + 1) * steps_an_epoch}")
         reports.append(_evaluated(epoch + 1, config, data, probabilities, step_losses, started))
         state.save(reports)
         if place.first:
@@ -168,7 +170,8 @@ def fine_tune(
 def predict(model: Model, part: Part, place: Place = Place()) -> np.ndarray:
     """Class probabilities float32 [N, classes] of a part's images, without augmentation."""
     model.eval()
-    rows = rank_share(np.arange(len(part)), place.rank, place.world)
+    rows = rank_share(np.arange(max(len(part), place.world)), place.rank, place.world)
+    rows = np.minimum(rows, len(part) - 1)  # a worker without rows takes one again, which `gather` leaves out
     logits = []
     for start in range(0, len(rows), EVALUATION_BATCH):
         images = part.pixels[torch.from_numpy(rows[start : start + EVALUATION_BATCH])].to(place.device).float().div_(255)
@@ -216,6 +219,17 @@ def _evaluated(
     )
 
 
+def _refuse_uneven_workers(config: TrialConfig, rows: int, place: Place) -> None:
+    """Every worker needs images, and with mixup the pairs that one worker would make."""
+    batch = min(config.batch_size, rows)
+    if batch < place.world:
+        raise Infeasible(f"a batch of {batch} images is too small for {place.world} workers")
+    if place.world > 1 and config.mixup and batch % (2 * place.world):
+        raise Infeasible(
+            f"mixup pairs images half a batch apart: {batch} isn't a multiple of {2 * place.world}, twice the workers"
+        )
+
+
 def _refuse_divergence(losses: Tensor, before: int) -> None:
     bad = (~losses.isfinite()).nonzero()
     if len(bad):
@@ -229,6 +243,7 @@ class _Resumable:
     def __init__(
         self,
         config: TrialConfig,
+        data: TrialData,
         folder: Path | None,
         model: Model,
         optimizer: torch.optim.Optimizer,
@@ -236,14 +251,15 @@ class _Resumable:
         average: Average | None,
         place: Place,
     ) -> None:
-        self.config, self.model, self.optimizer, self.schedule, self.average = config, model, optimizer, schedule, average
+        self.model, self.optimizer, self.schedule, self.average = model, optimizer, schedule, average
         self.place = place
         self.folder = folder / "checkpoints" if folder else None
+        self.trial = digest({"config": config.plain(), "data": data.digest()})
         self.names = {id(parameter): name for name, parameter in model.named_parameters()}
 
     def restore(self) -> list[EpochReport]:
         """Puts the newest checkpoint back; the reports of the epochs done."""
-        found = checkpoints.load_newest(self.folder, self.config.digest()) if self.folder else None
+        found = checkpoints.load_newest(self.folder, self.trial) if self.folder else None
         if found is None:
             return []
         load_trained_state(self.model, found.kind("model"))
@@ -263,9 +279,9 @@ class _Resumable:
         if self.place.first:
             state: dict[str, Any] = {
                 "reports": [vars(r) for r in reports],
-                "schedule": {k: v for k, v in self.schedule.state_dict().items() if k != "lr_lambdas"} | {"lr_lambdas": [None] * len(self.optimizer.param_groups)},
+                "schedule": {**self.schedule.state_dict(), "lr_lambdas": [None] * len(self.optimizer.param_groups)},
             }
-            new = Checkpoint(reports[-1].epoch, self.config.digest(), state=state)
+            new = Checkpoint(reports[-1].epoch, self.trial, state=state)
             new.add("model", trained_state(self.model))
             new.add("optimizer", checkpoints.optimizer_tensors(self.optimizer, self.names))
             for rank, generator in enumerate(generators):

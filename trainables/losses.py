@@ -25,17 +25,17 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 class Mixup:
     """Mixup (Zhang et al. 2018) at the freeze boundary: what the frozen blocks gave for two images is mixed, not their
     pixels. Where nothing is frozen that is the output of the patch embedding, on which mixing means the same as on
-    pixels. Shares are a function of (seed, epoch, place in the epoch's order), partners of the place in the batch."""
+    pixels. Shares are a function of (seed, epoch, row), partners of the place in the batch."""
 
     def __init__(self, config: TrialConfig) -> None:
         self.alpha = config.mixup
         self.seed = config.seed
 
     def shares(self, epoch: int, rows: int) -> Tensor | None:
-        """Each image's own share in its mixture, [rows] in [1/2, 1]; None where mixup is off."""
+        """Each image's own share in its mixture, by row, [rows] in [1/2, 1]; None where mixup is off."""
         if self.alpha == 0:
             return None
-        key = np.array([self.seed, epoch + (1 << 32)], dtype=np.uint64)  # apart from the augmentation's
+        key = np.array([self.seed, epoch + (1 << 32)], dtype=np.uint64)  # apart from the order's and augmentation's
         share = np.random.Generator(np.random.Philox(key=key)).beta(self.alpha, self.alpha, rows)
         return torch.from_numpy(np.maximum(share, 1 - share).astype(np.float32))
 

@@ -131,8 +131,8 @@ def _macro_auroc(labels: np.ndarray, probabilities: np.ndarray, classes: int) ->
 
 
 def auroc_classes(classes: int) -> range:
-    """Classes whose AUROC is averaged: with two, class 1 alone, since rounding in a saturated softmax gives class 0 ties
-    that class 1 hasn't."""
+    """Classes whose AUROC is averaged: with two, class 1 alone, since rounding in a saturated softmax gives class 0
+    ties that class 1 hasn't."""
     return range(1, 2) if classes == 2 else range(classes)
 
 

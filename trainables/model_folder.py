@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from spaces.backbone import backbone
 from spaces.config import FORMAT, TrialConfig
 from spaces.mistakes import Mistake
+from spaces.strict import digest
 from trainables.data.manifest import Task
 from trainables.data.pixels import PixelSpec
 from trainables.files import folder_atomic, write_json
@@ -47,11 +48,11 @@ def save_model(folder: Path, trained: Trained, more: dict[str, Any]) -> None:
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in trained.model.state_dict().items()}
         save_file(state, temporary / WEIGHTS)
         with (temporary / WEIGHTS).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            weights_digest = hashlib.file_digest(file, "sha256").hexdigest()
         card = {
             "format": FORMAT,
             "kind": "medtune model",
-            "weights": digest,
+            "weights": weights_digest,
             "config": {**config.plain(), "weights": weights},
             "classes": list(trained.classes),
             "task": trained.task,
@@ -64,11 +65,11 @@ def save_model(folder: Path, trained: Trained, more: dict[str, Any]) -> None:
             },
             **more,
         }
-        write_json(temporary / CARD, card)
+        write_json(temporary / CARD, {**card, "digest": digest(card)})
 
 
 def load_model(folder: Path) -> Trained:
-    """A model that `save_model` wrote, verified against its digest.
+    """A model that `save_model` wrote, verified against its digests; on the CPU, ready to predict.
 
     Raises:
         Mistake: no model there, or a damaged one, or one of another format.
@@ -79,8 +80,12 @@ def load_model(folder: Path) -> Trained:
         raise Mistake(f"{folder}: holds no {CARD}; give the model folder that medtune final wrote.") from None
     except ValueError:
         raise Mistake(f"{folder / CARD}: is no JSON; the model folder is damaged.") from None
-    if card.get("kind") != "medtune model" or card.get("format") != FORMAT:
-        raise Mistake(f"{folder / CARD}: expected a medtune model of format {FORMAT}, found {card.get('kind')} of {card.get('format')}.")
+    if not isinstance(card, dict) or card.get("kind") != "medtune model":
+        raise Mistake(f"{folder / CARD}: isn't a medtune model's; give the model folder that medtune final wrote.")
+    if card.get("format") != FORMAT:
+        raise Mistake(f"{folder / CARD}: has format {card.get('format')}, this version reads {FORMAT}; run the final anew.")
+    if card.pop("digest", None) != digest(card):
+        raise Mistake(f"{folder / CARD}: doesn't have the digest it was written with; the model folder is damaged.")
     try:
         with (folder / WEIGHTS).open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -88,10 +93,10 @@ def load_model(folder: Path) -> Trained:
         raise Mistake(f"{folder / WEIGHTS}: can't be read ({error.strerror}).") from None
     if found != card["weights"]:
         raise Mistake(f"{folder / WEIGHTS}: doesn't have the digest that {CARD} says; the model folder is damaged.")
-    # The weights all come from the file; nothing is asked of a hub.
-    config = TrialConfig.model_validate({**card["config"], "weights": "random"})
+    config = TrialConfig.model_validate(card["config"])
     generator = torch.get_rng_state()
-    model = build_model(config, len(card["classes"]))
+    # The weights all come from the file; nothing is asked of a hub.
+    model = build_model(config.model_copy(update={"weights": "random"}), len(card["classes"]))
     torch.set_rng_state(generator)
     model.load_state_dict(load_file(folder / WEIGHTS), strict=True)
     model.eval()

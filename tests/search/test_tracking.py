@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from optuna.distributions import FloatDistribution
 
 from search import ui
 from search.disclosure import public_cause, public_label, public_value
-from search.mirror import SEARCH_TAG, TRIAL_TAG, Mirror, _client
+from search.mirror import SEARCH_TAG, TRIAL_TAG, Mirror, connect
 from search.record import Epoch, State
 from search.study import Study, only_writer, open_storage
 from search.tracking import (
@@ -42,14 +43,22 @@ SPACE = {"head_lr": FloatDistribution(1e-4, 1e-1, log=True)}
 
 
 @pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder of searches with one SQLite store of MLflow, which takes seconds to make."""
-    folder = tmp_path_factory.mktemp(CANARY.lower()).parent / "storage"
-    folder.mkdir()
+def new_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An empty SQLite store of MLflow, which takes seconds to make, to be copied."""
+    folder = tmp_path_factory.mktemp("store")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(folder))  # MLflow leaves a lock there
         patch.setenv("TMPDIR", str(folder))
-        yield folder
+        connect(local_uri(folder)).search_experiments()
+        yield folder / "mlflow.db"
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory, new_store: Path) -> Path:
+    """A folder of searches."""
+    folder = tmp_path_factory.mktemp("storage")
+    shutil.copy(new_store, folder)
+    return folder
 
 
 @dataclass
@@ -120,7 +129,7 @@ def mirror_of(search: Search) -> Mirror:
 
 
 def runs_of(search: Search, uri: str | None = None) -> list[Any]:
-    client = _client(uri or local_uri(search.folder.parent))
+    client = connect(uri or local_uri(search.folder.parent))
     experiment = client.get_experiment_by_name("medtune")
     where = f"tags.`{SEARCH_TAG}` = '{search_facts(search.folder).identifier}'"
     return sorted(client.search_runs([experiment.experiment_id], where), key=lambda r: r.data.tags.get(TRIAL_TAG, ""))
@@ -128,7 +137,7 @@ def runs_of(search: Search, uri: str | None = None) -> list[Any]:
 
 def snapshot(search: Search, uri: str | None = None) -> list[Any]:
     """All that MLflow has of a search, but for its own identifiers."""
-    client = _client(uri or local_uri(search.folder.parent))
+    client = connect(uri or local_uri(search.folder.parent))
     found = []
     for run in runs_of(search, uri):
         history = {
@@ -174,6 +183,7 @@ def test_late_sync_tells_every_trial_and_nothing_twice(storage: Path) -> None:
     assert tags["medtune.version.torch"] == "2.15.0+cpu"
     assert tags["medtune.trials.complete"] == "1"
     assert tags["medtune.images.train"] == "no tumor: 7, withheld: 5"
+    assert "5 of 3 trials ended (1 unfinished, 1 complete" in tags["mlflow.note.content"]
     assert "medtune resume late" in tags["mlflow.note.content"]
     assert "trial 0, accuracy 0.5300" in tags["mlflow.note.content"]
     (dataset,) = runs_of(search)[0].inputs.dataset_inputs
@@ -241,21 +251,25 @@ class Cut(Exception):
 
 
 class Unreliable:
-    """MLflow's client; call number `at` breaks before it is carried out, or after."""
+    """MLflow's client; call number `at` breaks before it is carried out, or after. Notes the metrics that arrive."""
 
-    def __init__(self, client: Any, at: int, carried_out: bool) -> None:
-        self.client, self.at, self.carried_out, self.calls = client, at, carried_out, 0
+    def __init__(self, client: Any, at: int, carried_out: bool, arrived: list[tuple[str, str, int]]) -> None:
+        self.client, self.at, self.carried_out, self.arrived, self.calls = client, at, carried_out, arrived, 0
 
     def __getattr__(self, name: str) -> Any:
         call = getattr(self.client, name)
 
         def maybe(*args: Any, **options: Any) -> Any:
             self.calls += 1
-            if self.calls != self.at:
-                return call(*args, **options)
-            if self.carried_out:
-                call(*args, **options)
-            raise Cut
+            broken = self.calls == self.at
+            if broken and not self.carried_out:
+                raise Cut
+            answer = call(*args, **options)
+            if name == "log_batch":
+                self.arrived += [(args[0], m.key, m.step) for m in options.get("metrics", [])]
+            if broken:
+                raise Cut
+            return answer
 
         return maybe
 
@@ -267,14 +281,18 @@ def test_a_cut_at_any_call_loses_and_doubles_nothing(storage: Path, carried_out:
         search.trial(3, State.COMPLETE)
         search.trial(2, State.FAILED, "diverged")
         mirror = mirror_of(search)
-        mirror._client = Unreliable(_client(mirror.uri), at, carried_out)  # type: ignore[assignment]
+        arrived: list[tuple[str, str, int]] = []
+        client = Unreliable(connect(mirror.uri), at, carried_out, arrived)
+        mirror._client = client  # type: ignore[assignment]
         if at:
             with pytest.raises(Cut):
                 mirror.update(search.study.trials, driven=False)
-        if at % 2:
-            mirror = mirror_of(search)  # the process died, too
+        if at % 2:  # the process died, too
+            mirror = mirror_of(search)
+            mirror._client = Unreliable(connect(mirror.uri), 0, False, arrived)  # type: ignore[assignment]
         mirror.update(search.study.trials, driven=False)
-        return mirror._client, search  # type: ignore[return-value]
+        assert len(arrived) == len(set(arrived)) > 10  # not every store of MLflow drops a repeated metric
+        return client, search
 
     whole, undisturbed = cut(0)
 
@@ -305,7 +323,7 @@ def test_a_doubled_run_is_taken_away_and_a_deleted_one_made_again(storage: Path)
     search.trial(2, State.COMPLETE)
     mirror = mirror_of(search)
     mirror.update(search.study.trials, driven=False)
-    client, (_, child) = _client(mirror.uri), runs_of(search)
+    client, (_, child) = connect(mirror.uri), runs_of(search)
     client.create_run(child.info.experiment_id, tags={k: child.data.tags[k] for k in (SEARCH_TAG, TRIAL_TAG)})
     assert len(runs_of(search)) == 3
     mirror_of(search).update(search.study.trials, driven=False)
@@ -332,19 +350,18 @@ def test_follow_ends_when_the_driver_has_gone_and_all_is_there(storage: Path) ->
     with following(search) as outcome_of_nobody:
         pass
     assert outcome_of_nobody == [True]  # no driver: one look is enough
-    with ExitStack() as stack:
-        with only_writer(search.folder):
-            outcome = stack.enter_context(following(search))
-            number = search.trial(1)
-            deadline = time.monotonic() + 30
-            while time.monotonic() < deadline and len(runs_of(search)) < 2:
-                time.sleep(0.1)
-            assert len(runs_of(search)) == 2  # seen while it runs
-            with pytest.raises(Mistake, match="another process"):
-                sync_once(search.folder)
-            search.epochs(number, 2, 3)
-            search.study.end(number, State.COMPLETE, "", 0.9)
-            assert outcome == []
+    with ExitStack() as stack, only_writer(search.folder):
+        outcome = stack.enter_context(following(search))
+        number = search.trial(1)
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and len(runs_of(search)) < 2:
+            time.sleep(0.1)
+        assert len(runs_of(search)) == 2  # seen while it runs
+        with pytest.raises(Mistake, match="another process"):
+            sync_once(search.folder)
+        search.epochs(number, 2, 3)
+        search.study.end(number, State.COMPLETE, "", 0.9)
+        assert outcome == []
     assert outcome == [True]
     check_like_record(search)
     assert snapshot(search)[0][1] == "FINISHED"
@@ -368,13 +385,14 @@ def test_the_drivers_lock_is_only_looked_at(storage: Path) -> None:
 
 
 def test_a_server_that_comes_late_gets_everything(
-    storage: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    storage: Path, new_store: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    shutil.copy(new_store, tmp_path)
     port = ui.free_port()
     uri = f"http://{ui.HOST}:{port}"
     search = make_search(storage, "outage", mlflow=uri)
     search.trial(2, State.COMPLETE)
-    command = ui.server_command(f"sqlite:///{tmp_path}/server.db", port, tmp_path / "artifacts")
+    command = ui.server_command(local_uri(tmp_path), port, tmp_path / "artifacts")
     environment = os.environ | ui.SERVER_SETTINGS | {"TMPDIR": str(tmp_path)}
     with caplog.at_level(logging.WARNING, "search.tracking"), following(search) as outcome:
         time.sleep(4)  # several attempts fail
@@ -409,27 +427,35 @@ def test_a_server_that_never_comes_is_given_up(storage: Path) -> None:
         sync_once(search.folder)
 
 
-def test_two_searches_at_once_in_a_new_store(tmp_path: Path) -> None:
+def test_two_searches_at_once_in_a_store_whose_making_was_killed(tmp_path: Path) -> None:
     searches = [make_search(tmp_path, name) for name in ("one", "two")]
     for search in searches:
         for _ in range(4):
             search.trial(5, State.COMPLETE)
-    code = "import sys; from pathlib import Path; from search.tracking import follow; follow(Path(sys.argv[1]))"
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(s.folder)],
+
+    def start(search: Search) -> subprocess.Popen[bytes]:
+        code = "import sys; from pathlib import Path; from search.tracking import follow; follow(Path(sys.argv[1]))"
+        return subprocess.Popen(
+            [sys.executable, "-c", code, str(search.folder)],
             env=os.environ | {"TMPDIR": str(tmp_path)},
             cwd=Path(__file__).parents[2],
             stderr=subprocess.PIPE,
         )
-        for s in searches
-    ]
+
+    with start(searches[0]) as killed:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not list(tmp_path.glob(".mlflow.db.*/mlflow.db")):
+            time.sleep(0.02)
+        killed.kill()
+    assert list(tmp_path.glob(".mlflow.db.*/mlflow.db")) and not (tmp_path / "mlflow.db").exists()
+    processes = [start(search) for search in searches]
     for process in processes:
         _, errors = process.communicate(timeout=100)
         assert process.returncode == 0, errors.decode()
+        assert b"can't mirror" not in errors
     for search in searches:
         check_like_record(search)
-    client = _client(local_uri(tmp_path))
+    client = connect(local_uri(tmp_path))
     assert sorted(e.name for e in client.search_experiments()) == ["Default", "medtune"]
 
 

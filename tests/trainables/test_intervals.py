@@ -14,7 +14,7 @@ from trainables.metrics import Undefined, compute
 
 
 def sample(groups: int, classes: int, seeds: int = 1, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels [N], probabilities [S, N, C] and names of groups [N]: 1 to 3 rows of one label a group, alike within it."""
+    """Labels [N], probabilities [S, N, C] and names of groups [N]: groups of 1 to 3 rows of one label."""
     rng = np.random.default_rng(seed)
     group = np.repeat(np.arange(groups), rng.integers(1, 4, groups))
     labels = (np.arange(groups) % classes)[group]
@@ -150,7 +150,7 @@ class TestSeeds:
         values = [compute("accuracy", labels, p, 3) for p in probabilities]
         assert found.value == pytest.approx(np.mean(values))
         assert found.sd_seeds == pytest.approx(np.std(values, ddof=1))
-        assert found.sd_groups == pytest.approx(standard_error("accuracy", labels, probabilities, groups, 3), rel=0.06)
+        assert found.sd_groups == pytest.approx(standard_error("accuracy", labels, probabilities, groups, 3), rel=0.04)
         over_groups, over_seeds = found.sd_groups**2, found.sd_seeds**2 / 5
         assert found.dof == pytest.approx((over_groups + over_seeds) ** 2 / (over_groups**2 / 99 + over_seeds**2 / 4))
         half = stats.t.ppf(0.975, found.dof) * np.sqrt(over_groups + over_seeds)
@@ -179,6 +179,13 @@ class TestSeeds:
         right = np.arange(30) > 0
         found = seed_interval("accuracy", labels, decided(labels, right, 2), np.arange(30), classes=2)
         assert found.high == 1.0 and found.value < 1
+
+    def test_variance_over_groups_is_not_too_small_where_groups_are_few(self) -> None:
+        labels = np.repeat([0, 1], [10, 10])
+        right = np.arange(20) % 5 > 0
+        arguments = ("balanced_accuracy", labels, decided(labels, right, 2), np.arange(20))
+        unbiased = np.sqrt(sum(right[labels == c].var(ddof=1) / 10 for c in (0, 1))) / 2
+        assert seed_interval(*arguments, classes=2).sd_groups == pytest.approx(unbiased, rel=0.02)  # else 5% less
 
 
 class TestWhatCannotBeTrusted:
@@ -301,11 +308,11 @@ class TestCoverage:
 
     def test_over_seeds_covers_the_expected_metric_and_over_groups_alone_does_not(self) -> None:
         def over_seeds(rng: np.random.Generator) -> Interval:
-            labels, probabilities, group = self.draw(rng, seeds=3, between_seeds=0.08)
+            labels, probabilities, group = self.draw(rng, seeds=5, between_seeds=0.1)
             return seed_interval("balanced_accuracy", labels, probabilities, group, classes=3, resamples=300)
 
         def over_groups(rng: np.random.Generator) -> Interval:
-            labels, probabilities, group = self.draw(rng, seeds=3, between_seeds=0.08)
+            labels, probabilities, group = self.draw(rng, seeds=5, between_seeds=0.1)
             return group_bootstrap("balanced_accuracy", labels, probabilities, group, classes=3, resamples=300)
 
         assert ENOUGH < coverage(0.7, over_seeds) < TOO_MUCH + 0.01

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from spaces.backbone import BackboneSpec, backbone
 from spaces.mistakes import Mistake
 from trainables.backbones.families import FAMILIES
 from trainables.backbones.protocol import Backbone, Features
-from trainables.backbones.weights import fitted, hub_file, random_state, read_file, weights_digest
+from trainables.backbones.weights import fitted, pretrained_file, random_state, read_file, weights_digest
 
 __all__ = ["Backbone", "Features", "build", "weights_digest"]
 
@@ -32,11 +34,12 @@ def build(
     check_resolution(spec, resolution)
     family = FAMILIES[spec.family]
     # On the meta device weights are neither allocated nor initialised only to be overwritten.
-    trunk = family.trunk(spec, resolution, drop_path, "meta")
+    with torch.random.fork_rng(devices=[]):
+        trunk = family.trunk(spec, resolution, drop_path, "meta" if family.meta else "cpu")
     if weights == "random":
         state = family.resize(random_state(spec, family), spec, trunk, f"weights of {spec.name}")
     else:
-        path = hub_file(spec) if weights == "pretrained" else Path(weights)
+        path = pretrained_file(spec) if weights == "pretrained" else Path(weights)
         where = f"weights of {spec.name}: {path}"
         state = fitted(read_file(path, where), spec, family, trunk, where)
     trunk.load_state_dict(state, strict=True, assign=True)

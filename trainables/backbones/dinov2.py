@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spaces.backbone import BackboneSpec
-from trainables.backbones.vit import State, resize_positions
+from trainables.backbones.vit import State, antialiased, resize_positions
 
 UNUSED = re.compile(r"mask_token$")
 """Of training only."""
@@ -30,7 +30,7 @@ def convert(state: State) -> State:
 
 def resize(state: State, spec: BackboneSpec, trunk: nn.Module, where: str) -> State:
     """Positions as the authors resample them: another way with registers than without."""
-    return resize_positions(state, spec, trunk, where, _with_registers if "reg_token" in state else _without_registers)
+    return resize_positions(state, spec, trunk, where, antialiased if "reg_token" in state else _without_registers)
 
 
 def _without_registers(positions: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -38,6 +38,3 @@ def _without_registers(positions: Tensor, grid: tuple[int, int]) -> Tensor:
     factors = [float(side + OFFSET) / of for side, of in zip(grid, native, strict=True)]
     return F.interpolate(positions, scale_factor=factors, mode="bicubic", antialias=False)
 
-
-def _with_registers(positions: Tensor, grid: tuple[int, int]) -> Tensor:
-    return F.interpolate(positions, size=grid, mode="bicubic", antialias=True)

@@ -49,7 +49,7 @@ class Backbone(nn.Module, ABC):
 
         Args:
             images: [B, 3, H, W], normalised.
-            boundary: 0 (the stem alone) to `spec.blocks`.
+            boundary: one of `boundaries`; at 0 no block has run yet.
 
         Returns:
             The hidden state: one tensor with B first, whose other dimensions are the family's own.
@@ -66,6 +66,10 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def no_weight_decay(self) -> frozenset[str]:
         """Parameters with two or more dimensions that take no weight decay all the same (tokens, positions)."""
+
+    def for_pooled_alone(self) -> frozenset[str]:
+        """Parameters that only the pooled feature depends on: useless under a head that reads tokens."""
+        return frozenset()
 
     def forward(self, images: Tensor) -> Features:
         """Features of images [B, 3, H, W], normalised; bitwise `suffix(prefix(images, b), b)` for every boundary b."""
@@ -95,8 +99,14 @@ class Backbone(nn.Module, ABC):
 
     @property
     def boundary(self) -> int:
-        """Blocks that come before the first trained one."""
-        return min(max(self._trained_from - 1, 0), self.spec.blocks)
+        """Where it is cut: before the first trained block, or at the last possible place before that."""
+        before = min(max(self._trained_from - 1, 0), self.spec.blocks)
+        return max(boundary for boundary in self.boundaries if boundary <= before)
+
+    @property
+    def boundaries(self) -> tuple[int, ...]:
+        """Where it can be cut, ascending from 0 to `spec.blocks`; before every block, if its family can."""
+        return tuple(range(self.spec.blocks + 1))
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
@@ -107,11 +117,11 @@ class Backbone(nn.Module, ABC):
                     module.training = False
         return self
 
-    def run_block(self, block: nn.Module, hidden: Tensor) -> Tensor:
+    def run_block(self, block: nn.Module, hidden: Tensor, **more: Tensor) -> Tensor:
         """One block on a hidden state, checkpointed where that is asked for and a gradient may be needed."""
         if self.grad_checkpointing and self.training and any(p.requires_grad for p in block.parameters()):
-            return checkpoint(block, hidden, use_reentrant=False)
-        return block(hidden)
+            return checkpoint(block, hidden, use_reentrant=False, **more)
+        return block(hidden, **more)
 
     def steps(self, first: int, last: int) -> Iterator[int]:
         """Block numbers from `first` up to, without, `last`.

@@ -6,13 +6,14 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from spaces.backbone import table
+from torch import Tensor
 
-Shapes = Mapping[str, tuple[int, ...]]
+from spaces.backbone import BackboneSpec, table
+from trainables.backbones.families import FAMILIES
 
 
 class Signature(NamedTuple):
-    family: str
+    name: str
     present: str
     """Pattern of a key that its files have."""
     absent: str = "$"
@@ -23,32 +24,40 @@ class Signature(NamedTuple):
 
 SIGNATURES = (
     # the first that fits
-    Signature("CoCa", r"text_decoder\."),
-    Signature("CLIP", r"visual\."),
-    Signature("SAM2", r"image_encoder\."),
-    Signature("AIMv2", r"preprocessor\.patchifier\.|embeddings\.patch_embed\.|encoder\.layers\.0\.rms_norm1\."),
-    Signature("VMamba", r"layers\.\d+\.blocks\.\d+\.op\.x_proj_weight"),
-    Signature("DINOv2 with registers", r"register_tokens|reg_token", rows=r"dinov2_reg_"),
+    Signature("CoCa", r"text_decoder\.|pooler\.", rows=r"coca_"),
+    Signature("CLIP", r"visual\.|norm_pre\.", rows=r"clip_"),
+    Signature("SAM2", r"image_encoder\.|hiera\.", rows=r"sam2_"),
+    Signature(
+        "AIMv2",
+        r"preprocessor\.patchifier\.|(vision_model\.)?embeddings\.patch_embed\.|blocks\.0\.mlp\.fc1_g\.",
+        rows=r"aimv2_",
+    ),
+    Signature("VMamba", r"layers\.\d+\.blocks\.\d+\.op\.x_proj_weight|blocks\.0\.ss2d\.", rows=r"vmamba_"),
+    Signature("DINOv2 with registers", r"register_tokens|reg_token", r"blocks\.0\.gamma_1", rows=r"dinov2_reg_"),
     Signature("DINOv2", r"blocks\.0\.ls1\.gamma", rows=r"dinov2_(?!reg_)"),
+    Signature("DINOv3", r"blocks\.0\.gamma_1", rows=r"dinov3_"),
     Signature("MAE", r"patch_embed\.proj\.weight", absent=r"head\.|layers\.", rows=r"mae_"),
 )
 
 
-def looks_like(shapes: Shapes) -> str | None:
-    """A row of the table where family and size are clear, otherwise the family, otherwise None."""
+def looks_like(file: Mapping[str, Tensor]) -> str | None:
+    """A row of the table where the weights fit it, otherwise the family, otherwise None."""
     for signature in SIGNATURES:
-        if _any(signature.present, shapes) and not _any(signature.absent, shapes):
-            return _row(signature, shapes) or signature.family
+        if _any(signature.present, file) and not _any(signature.absent, file):
+            rows = [spec for spec in table().values() if re.match(signature.rows, spec.name) and spec.pretrained]
+            fitting = [spec.name for spec in rows if _fits(file, spec)]
+            return fitting[0] if fitting else signature.name
     return None
 
 
-def _row(signature: Signature, shapes: Shapes) -> str | None:
-    blocks = {found[1] for key in shapes if (found := re.match(r"blocks\.(\d+)\.", key))}
-    size = (shapes.get("norm.weight", (0,))[0], len(blocks))
-    rows = [spec for spec in table().values() if re.match(signature.rows, spec.name) and spec.pretrained]
-    fitting = [spec.name for spec in rows if (spec.width, spec.blocks) == size]
-    return fitting[0] if len(fitting) == 1 else None
+def _fits(file: Mapping[str, Tensor], spec: BackboneSpec) -> bool:
+    family = FAMILIES[spec.family]
+    state = family.without_unused(family.convert(dict(file)), spec)
+    expected = family.trunk(spec, spec.native, 0.0, "meta").state_dict()
+    return state.keys() == expected.keys() and all(
+        tensor.shape == expected[key].shape or family.resized.match(key) is not None for key, tensor in state.items()
+    )
 
 
-def _any(pattern: str, shapes: Shapes) -> bool:
-    return any(re.match(pattern, key) for key in shapes)
+def _any(pattern: str, file: Mapping[str, Tensor]) -> bool:
+    return any(re.match(pattern, key) for key in file)

@@ -1,14 +1,15 @@
-"""Backbones over timm's VisionTransformer: DINOv2 with and without registers, MAE."""
+"""Backbones over timm's VisionTransformer: DINOv2 with and without registers, MAE, AIMv2, CLIP, CoCa."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import timm
 import torch
+import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -21,7 +22,7 @@ Interpolation = Callable[[Tensor, tuple[int, int]], Tensor]
 """Position embeddings [1, C, h, w] of one grid of patches -> [1, C, *grid] of another."""
 
 BLOCK = re.compile(r"trunk\.blocks\.(\d+)(\.|$)")
-TAIL = re.compile(r"trunk\.(norm|fc_norm|attn_pool|head_drop|head)(\.|$)")
+TAIL = re.compile(r"trunk\.(norm|fc_norm|attn_pool|pooler|head_drop|head)(\.|$)")
 
 
 class VitBackbone(Backbone):
@@ -69,14 +70,40 @@ def vit_trunk(spec: BackboneSpec, resolution: tuple[int, int], drop_path: float,
         "device": device,
     }
     # With global_pool="avg" timm replaces the pretrained last norm by one of its own: pooling is left to the backbone.
+    assert spec.timm is not None
     created = timm.create_model(spec.timm, pretrained=False, global_pool="", **arguments, **spec.build)
     trunk = cast(VisionTransformer, created)
-    if len(trunk.blocks) != spec.blocks or trunk.num_features != spec.width:
+    return checked(trunk, spec, len(trunk.blocks), trunk.num_features)
+
+
+def checked(trunk: nn.Module, spec: BackboneSpec, blocks: int, width: int) -> nn.Module:
+    """The trunk, if it has as many blocks and channels as its row of the table says.
+
+    Raises:
+        ValueError: it hasn't.
+    """
+    if (blocks, width) != (spec.blocks, spec.width):
         raise ValueError(
             f"{spec.name}: the table says {spec.blocks} blocks of width {spec.width}, "
-            f"the model has {len(trunk.blocks)} of width {trunk.num_features}"
+            f"the model has {blocks} of width {width}"
         )
     return trunk
+
+
+def renamed(state: State, patterns: Iterable[tuple[str, str]]) -> State:
+    """The same weights under other names: each pattern is replaced, in this order, in every key."""
+    compiled = [(re.compile(pattern), by) for pattern, by in patterns]
+    names = {}
+    for key in state:
+        names[key] = key
+        for pattern, by in compiled:
+            names[key] = pattern.sub(by, names[key])
+    return {names[key]: tensor for key, tensor in state.items()}
+
+
+def antialiased(positions: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Bicubic with antialiasing, as open_clip and timm resample positions."""
+    return F.interpolate(positions, size=grid, mode="bicubic", align_corners=False, antialias=True)
 
 
 def resize_positions(

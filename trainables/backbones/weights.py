@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from spaces.backbone import BackboneSpec
+from spaces.backbone import BackboneSpec, Source
 from spaces.mistakes import Mistake
 from trainables.backbones.families import Family
 from trainables.backbones.recognise import looks_like
@@ -34,34 +34,82 @@ HUB_FILE = "model.safetensors"
 SHOWN = 10
 
 
-def hub_file(spec: BackboneSpec) -> Path:
-    """The pretrained weights of a row of the table: from the Hugging Face cache, else downloaded into it.
+class _Settings(dict[str, Any]):
+    """Stands for the settings that VMamba's training keeps beside the weights, so that yacs isn't needed to read them."""
+
+
+def pretrained_file(spec: BackboneSpec) -> Path:
+    """The pretrained weights of a row of the table: from the local cache, else downloaded into it.
+
+    The cache is Hugging Face's, or torch's for files that are on no hub.
 
     Raises:
-        Mistake: there are none, or they are not in the cache and the hub can't be reached.
+        Mistake: there are none, or they are not in the cache and can't be downloaded.
     """
     where = f"weights of {spec.name}"
     if not spec.pretrained:
         raise Mistake(f"{where}: there are no pretrained ones; write weights: {{{spec.name}: random}}.")
-    source = timm.get_pretrained_cfg(spec.timm)
-    if source is None or not source.hf_hub_id:
+    source = source_of(spec)
+    return _from_hub(spec, source, where) if source.repository else _from_address(spec, source, where)
+
+
+def source_of(spec: BackboneSpec) -> Source:
+    """Where the weights of a row are published.
+
+    Raises:
+        ValueError: the row doesn't say, and timm doesn't know.
+    """
+    if spec.source is not None:
+        return spec.source
+    known = timm.get_pretrained_cfg(spec.timm) if spec.timm else None
+    if known is None or not known.hf_hub_id:
         raise ValueError(f"{spec.name}: timm knows no weights {spec.timm}")
-    repository = source.hf_hub_id
+    file = known.hf_hub_filename or HUB_FILE
+    page = f"https://huggingface.co/{known.hf_hub_id}"
+    address = known.url if isinstance(known.url, str) and known.url else f"{page}/resolve/main/{file}"
+    return Source(address=address, repository=known.hf_hub_id, file=file)
+
+
+def _from_hub(spec: BackboneSpec, source: Source, where: str) -> Path:
+    assert source.repository is not None
     try:
         # The cache first: a trial must neither wait for the network nor change its weights with it.
-        return Path(hf_hub_download(repository, HUB_FILE, local_files_only=True))
+        return Path(hf_hub_download(source.repository, source.file, local_files_only=True))
     except LocalEntryNotFoundError:
         pass
     try:
-        return Path(hf_hub_download(repository, HUB_FILE))
+        return Path(hf_hub_download(source.repository, source.file))
     except (HfHubHTTPError, OSError) as error:
         cause = "offline mode is on" if constants.HF_HUB_OFFLINE else type(error).__name__
-        raise Mistake(
-            f"{where}: not in the Hugging Face cache ({constants.HF_HUB_CACHE}), and can't be downloaded ({cause}). "
-            f"On a machine with network, get {source.url} or {HUB_FILE} of https://huggingface.co/{repository}, "
-            f"copy it to this one, and name it in the settings: "
-            f"weights: {{{spec.name}: /path/to/{_official_name(spec)}}}."
-        ) from None
+        cache = f"the Hugging Face cache ({constants.HF_HUB_CACHE})"
+        other = f" or {source.file} of https://huggingface.co/{source.repository}"
+        raise _unreachable(spec, source, where, cache, cause, other) from None
+
+
+def _from_address(spec: BackboneSpec, source: Source, where: str) -> Path:
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / source.file
+    if cached.is_file():
+        return cached
+    try:
+        if constants.HF_HUB_OFFLINE:
+            raise ConnectionError("offline")
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(source.address, str(cached), progress=False)  # whole or not at all
+    except OSError as error:
+        cause = "offline mode is on" if constants.HF_HUB_OFFLINE else type(error).__name__
+        raise _unreachable(spec, source, where, str(cached), cause) from None
+    return cached
+
+
+def _unreachable(
+    spec: BackboneSpec, source: Source, where: str, cache: str, cause: str, other: str = ""
+) -> Mistake:
+    return Mistake(
+        f"{where}: not in {cache}, and can't be downloaded ({cause}). "
+        f"On a machine with network, get {source.address}{other}, "
+        f"copy it to this one, and name it in the settings: "
+        f"weights: {{{spec.name}: /path/to/{_official_name(spec)}}}."
+    )
 
 
 def read_file(path: Path, where: str) -> State:
@@ -77,8 +125,8 @@ def read_file(path: Path, where: str) -> State:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        # Training scripts keep their arguments beside the weights; a Namespace is plain data.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        # Training scripts keep their arguments beside the weights; both of these are plain data.
+        with torch.serialization.safe_globals([argparse.Namespace, (_Settings, "yacs.config.CfgNode")]):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError:
         raise Mistake(
@@ -86,6 +134,11 @@ def read_file(path: Path, where: str) -> State:
             "save its state dict alone with torch.save, or use the official file."
         ) from None
     except (SafetensorError, OSError, EOFError, RuntimeError, ValueError) as error:
+        if "TorchScript" in str(error):
+            raise Mistake(
+                f"{where}: is a TorchScript archive, which holds code; write pretrained for the same weights from "
+                "the hub, or save its state dict alone with torch.save."
+            ) from None
         raise Mistake(f"{where}: can't be read ({type(error).__name__}); it may be cut short: get it again.") from None
     return _unwrapped(content, where)
 
@@ -96,18 +149,19 @@ def fitted(file: Mapping[str, Tensor], spec: BackboneSpec, family: Family, trunk
     Raises:
         Mistake: weights are missing, left over or of another shape.
     """
-    state = {key: tensor for key, tensor in family.convert(dict(file)).items() if not family.unused.match(key)}
+    state = family.without_unused(family.convert(dict(file)), spec)
     expected = trunk.state_dict()
     missing = sorted(expected.keys() - state.keys())
     unexpected = sorted(state.keys() - expected.keys())
     misshapen = [
         f"{key} {list(state[key].shape)} instead of {list(expected[key].shape)}"
         for key in sorted(expected.keys() & state.keys())
-        if key not in family.resized and state[key].shape != expected[key].shape
+        if not family.resized.match(key) and state[key].shape != expected[key].shape
     ] + [
         f"{key} {list(state[key].shape)} instead of [..., {expected[key].shape[-1]}]"
-        for key in sorted(family.resized & expected.keys() & state.keys())
-        if state[key].ndim != expected[key].ndim or state[key].shape[-1] != expected[key].shape[-1]
+        for key in sorted(expected.keys() & state.keys())
+        if family.resized.match(key)
+        and (state[key].ndim != expected[key].ndim or state[key].shape[-1] != expected[key].shape[-1])
     ]
     sentences = [
         f"{where}: {len(keys)} of {len(total)} weights {problem}: {_some(keys)}."
@@ -119,10 +173,8 @@ def fitted(file: Mapping[str, Tensor], spec: BackboneSpec, family: Family, trunk
         if keys
     ]
     if sentences:
-        likeness = looks_like({key: tuple(tensor.shape) for key, tensor in file.items()})
+        likeness = looks_like(dict(file))
         found = f"looks like {likeness}" if likeness else "is of no layout known here"
-        if likeness == spec.name:
-            found += ", but incomplete or changed"
         official = f"; the file of {spec.name} is called {_official_name(spec)}" if spec.pretrained else ""
         raise Mistake(*sentences, f"{where}: {found}{official}.")
     state = family.resize(state, spec, trunk, where)
@@ -161,12 +213,14 @@ def _unwrapped(content: Any, where: str) -> State:
         raise Mistake(
             f"{where}: expected weights by name, found a {type(content).__name__}{keys}; use the official file."
         )
-    return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    state = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    # What DistributedDataParallel puts before every key.
+    wrapped = all(key.startswith("module.") for key in state)
+    return {key.removeprefix("module."): value for key, value in state.items()} if wrapped else state
 
 
 def _official_name(spec: BackboneSpec) -> str:
-    source = timm.get_pretrained_cfg(spec.timm)
-    return PurePosixPath(source.url).name if source and isinstance(source.url, str) else HUB_FILE
+    return PurePosixPath(source_of(spec).address).name
 
 
 def _some(names: Collection[str]) -> str:

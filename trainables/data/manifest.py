@@ -14,7 +14,7 @@ import numpy as np
 from spaces.config import FORMAT, METRICS
 from spaces.mistakes import Mistake
 from spaces.strict import digest
-from trainables.data.atomic import replacing
+from trainables.files import replacing
 
 Task = Literal["classification", "ordinal", "multilabel"]
 OFFICIAL = ("", "train", "validation", "test")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from spaces.config import DatasetConfig, Resolution
+from spaces.strict import digest
 from trainables.data.manifest import Manifest, Task
 from trainables.data.pixels import Pixels, PixelSpec, open_many
 from trainables.data.prepared import Prepared
@@ -27,9 +28,15 @@ class Part:
     """int64 [N]."""
     groups: np.ndarray
     """Name of each row's group [N]: what is never torn apart by a split or a resampling."""
+    key: str
+    """SHA-256 of the images' contents in their order and of how they became pixels."""
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def digest(self) -> str:
+        """SHA-256 of what can be learned from this part: its images and labels, row by row."""
+        return digest({"images": self.key, "labels": self.labels.tolist()})
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,10 @@ class TrialData:
     validation: Part
     classes: tuple[str, ...]
     task: Task
+
+    def digest(self) -> str:
+        """SHA-256 of both parts and the classes. The same on every machine."""
+        return digest([self.train.digest(), self.validation.digest(), list(self.classes), self.task])
 
 
 Progress = Callable[[int, int], None]
@@ -84,4 +95,4 @@ def part(manifest: Manifest, pixels: Pixels) -> Part:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*not writable.*")  # nobody writes to the mapped file
         mapped = torch.from_numpy(np.asarray(pixels.array))
-    return Part(pixels=mapped, labels=torch.from_numpy(manifest.labels), groups=manifest.groups)
+    return Part(pixels=mapped, labels=torch.from_numpy(manifest.labels), groups=manifest.groups, key=pixels.key)

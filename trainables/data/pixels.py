@@ -28,11 +28,11 @@ from pydantic import Field
 
 from spaces.mistakes import Mistake
 from spaces.strict import Strict, digest
-from trainables.data.atomic import replacing, sync_folder
 from trainables.data.contents import content_hash, cpus
 from trainables.data.images import BadImage, open_image, read_header
 from trainables.data.manifest import Manifest
 from trainables.data.problems import Problems
+from trainables.files import replacing, sync
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +132,17 @@ def open_many(
         pixels.append(opened[key])
         opened[key] = replace(opened[key], decoded=0)
     return pixels
+
+
+def decode_file(path: Path, spec: PixelSpec) -> np.ndarray:
+    """One image as a pixel file would hold it, [C, H, W] uint8; C is 1 for a grey image, else 3.
+
+    Raises:
+        BadImage: it can't be used, and why.
+    """
+    with path.open("rb") as file:
+        image = open_image(file, (spec.height, spec.width))
+    return _fitted(image, spec, 1 if image.mode == "L" else 3)
 
 
 def _mapped(folder: Path, verify: bool = True) -> np.memmap | None:
@@ -236,7 +247,7 @@ def _build(
             with replacing(partial[key] / "meta.json") as file:
                 file.write(json.dumps({**meta, "digest": digest(meta)}).encode())
             partial[key].rename(home / key)
-            sync_folder(home)
+            sync(home)
     return counts
 
 

@@ -12,10 +12,10 @@ import numpy as np
 from spaces.config import FORMAT, DatasetConfig
 from spaces.mistakes import Mistake
 from spaces.strict import digest
-from trainables.data.atomic import replacing
 from trainables.data.manifest import Manifest
 from trainables.data.readers import read
 from trainables.data.splits import Split, split
+from trainables.files import replacing
 
 MANIFEST, SETTINGS = "manifest.npz", "prepared.json"
 

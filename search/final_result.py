@@ -1,0 +1,106 @@
+"""What a final found, read back from its folder for those who show it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import confusion_matrix
+
+from spaces.config import FORMAT
+from spaces.mistakes import Mistake
+from trainables.metrics import predicted, undefined_reasons
+
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class ClassResult:
+    """One class on the test set."""
+
+    name: str
+    images: int
+    recalled: int
+    """Of them, predicted rightly by the shipped model."""
+    recall: float | None
+    """None where the class has no images."""
+    over_seeds: float | None
+    """The mean recall of all seeds."""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One configuration of a final."""
+
+    report: dict[str, Any]
+    """As `search.final` wrote it."""
+    classes: tuple[ClassResult, ...]
+    confusion: np.ndarray | None
+    """[C, C] images of the shipped model: true class by predicted class; None with `missing`."""
+    missing: str
+    """Why there are no results by class, or nothing."""
+    undefined: dict[str, str]
+    """Why a metric isn't defined on the test set, by its name; of the first seed that has none."""
+
+
+@dataclass(frozen=True)
+class FinalResult:
+    """One final: a single opening of the test set."""
+
+    folder: str
+    """Its name."""
+    result: dict[str, Any]
+    configurations: tuple[Configuration, ...]
+
+
+def finals(search: Path) -> list[FinalResult]:
+    """The finals in a search's folder, `final` itself first.
+
+    Raises:
+        Mistake: a result that can't be read, or one of another format.
+    """
+    files = sorted(search.glob(f"*/{RESULT}"), key=lambda file: (file.parent.name != "final", file.parent.name))
+    return [_read(file) for file in files]
+
+
+def _read(file: Path) -> FinalResult:
+    where = f"{file.parent.name}/{file.name}"
+    try:
+        result = json.loads(file.read_text(encoding="utf-8"))
+        format = result["format"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise Mistake(f"{where}: is no result of a final, or a damaged one; run the final anew.") from None
+    if format != FORMAT:
+        raise Mistake(f"{where}: has format {format}, this version reads {FORMAT}; run the final anew.")
+    names = tuple(result["counts"]["test"])
+    configurations = tuple(_configuration(file.parent, report, names) for report in result["configurations"])
+    return FinalResult(file.parent.name, result, configurations)
+
+
+def _configuration(folder: Path, report: dict[str, Any], names: tuple[str, ...]) -> Configuration:
+    file = folder / f"{report['name']}-test.npz"
+    try:
+        with np.load(file, allow_pickle=False) as saved:
+            probabilities, labels = saved["probabilities"], saved["labels"]
+    except (OSError, ValueError, KeyError):
+        return Configuration(report, (), None, f"the test predictions ({file.name}) are missing or damaged", {})
+    if labels.ndim != 1:
+        return Configuration(report, (), None, "images may have several findings at once", {})
+    seeds = [run["seed"] for run in report["seeds"]]
+    matrices = np.stack([confusion_matrix(labels, predicted(p), labels=range(len(names))) for p in probabilities])
+    shipped = matrices[seeds.index(report["shipped"]["seed"])]
+    right = np.diagonal(matrices, axis1=1, axis2=2)
+    classes = []
+    for index, name in enumerate(names):
+        images, recalled = int(shipped[index].sum()), int(shipped[index, index])
+        recall = recalled / images if images else None
+        over_seeds = float(right[:, index].mean()) / images if images else None
+        classes.append(ClassResult(name, images, recalled, recall, over_seeds))
+    undefined: dict[str, str] = {}
+    for run, p in zip(report["seeds"], probabilities, strict=True):
+        if None in run["test"].values():
+            undefined = undefined_reasons(labels, p, len(names), "ordinal") | undefined
+    return Configuration(report, tuple(classes), shipped, "", undefined)

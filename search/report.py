@@ -1,0 +1,386 @@
+"""One page of searches and their finals: a self-contained HTML file, to be read, printed and sent.
+
+It shows no path, no image's name and no patient: settings are shortened to the last part of a path, causes to what
+`search.disclosure` lets out, and of predictions only counts are shown.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from optuna.trial import FrozenTrial, TrialState
+from scipy import integrate, stats
+
+from search import figures
+from search.console import duration, state_counts, what_is_trained
+from search.disclosure import public_cause
+from search.final_result import Configuration, FinalResult, finals
+from search.folder import SearchFolder, to_yaml
+from search.ledger import Ledger, Standing
+from search.record import State, Trial, best
+from search.study import Study
+from spaces.config import Direction, SearchConfig
+from spaces.dimensions import Value
+from spaces.mistakes import Mistake
+from trainables.files import write_text
+
+TEMPLATE = "report.html.j2"
+ENOUGH = 10  # complete trials for importance
+TOP = 5  # trials that PED-ANOVA's best share should hold, as Optuna's page on it says
+SLICES = 12
+FIRST_SHOWN = ("backbone", "trained_blocks", "head_lr", "backbone_lr_ratio", "level", "resolution")
+
+
+@dataclass(frozen=True)
+class Leader:
+    """A backbone's row of the leaderboard."""
+
+    backbone: str
+    weights: str
+    best: Trial | None
+    trials: int
+    complete: int
+    epochs: int
+    seconds: float
+    mean: float | None
+    """Of the values of complete trials."""
+    sd: float | None
+    """None with fewer than two."""
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """What was searched under one key of the record."""
+
+    key: str
+    range: str
+    importance: float | None
+
+
+@dataclass(frozen=True)
+class Page:
+    """One search, as the template shows it."""
+
+    config: SearchConfig
+    identity: dict[str, Any]
+    metric: str
+    trials: list[Trial]
+    best: Trial | None
+    states: dict[str, int]
+    seconds: float
+    """In epochs, of all trials together."""
+    wall: float
+    """From the first trial's start to the last thing that was written."""
+    leaders: list[Leader]
+    dimensions: list[Dimension]
+    fixed: dict[str, Value]
+    optimism: float | None
+    """Expected best of as many equally good trials as are complete, in standard errors above their common value."""
+    importance_note: str
+    figures: dict[str, Markup]
+    finals: list[FinalResult]
+    final_figures: dict[str, Markup]
+    """Of finals with several configurations, by folder."""
+    standing: Standing
+    """Openings of the test set that the ledger beside the search knows."""
+    settings: str
+
+    @property
+    def dataset(self) -> str:
+        return Path(self.config.dataset.root).name
+
+    @property
+    def random(self) -> list[str]:
+        """Backbones that started from random weights."""
+        return [name for name, weights in self.identity["weights"].items() if weights == "random"]
+
+    @property
+    def ended(self) -> list[Trial]:
+        """Those that ended without a value."""
+        return [t for t in self.trials if t.state.terminal and t.state is not State.COMPLETE]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A search's row and a backbone's column of the table over several searches."""
+
+    leader: Leader
+    test: Configuration | None
+
+
+def report(searches: Sequence[SearchFolder], output: Path) -> Path:
+    """Writes the page, whole or not at all.
+
+    Args:
+        searches: finished or not; with several of them a table over all comes first.
+        output: the HTML file.
+
+    Returns:
+        The file.
+
+    Raises:
+        Mistake: no place to write, or a search or a final that can't be read.
+    """
+    if output.is_dir():
+        raise Mistake(f"report: -o {output}: is a folder; name a file in it, such as {output / 'report.html'}.")
+    pages = [_page(found) for found in searches]
+    environment = Environment(
+        loader=PackageLoader("search"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(
+        value=_value, short=_short, hours=_hours, duration=duration, cause=public_cause, label=_label, words=_words,
+        times=lambda n: _count(n, "time"), count_of=_count,
+    )  # fmt: skip
+    environment.globals.update(what_is_trained=what_is_trained, error=_error, State=State)
+    text = environment.get_template(TEMPLATE).render(
+        pages=pages,
+        across=_across(pages) if len(pages) > 1 else None,
+        made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        version=metadata.version("medtune"),
+    )
+    write_text(output.absolute(), text)
+    return output
+
+
+def _page(found: SearchFolder) -> Page:
+    config, study = found.config(), found.study()
+    identity, trials = study.identity, study.trials
+    metric, direction = str(identity["metric"]), identity["direction"]
+    frozen = study.storage.get_all_trials(study.study_id, deepcopy=False)
+    distributions = {key: d for trial in frozen for key, d in trial.distributions.items()}
+    winner = best(trials, direction)
+    made = finals(found.path)
+    shares, note = _importance(study, frozen)
+    complete = sum(t.state is State.COMPLETE for t in trials)
+    last = max((max(t.ended or 0.0, *(e.time for e in t.epochs.values()), t.started) for t in trials), default=0.0)
+    return Page(
+        config=config,
+        identity=identity,
+        metric=metric,
+        trials=trials,
+        best=winner,
+        states=state_counts(trials),
+        seconds=sum(t.seconds for t in trials),
+        wall=last - min((t.started for t in trials), default=0.0),
+        leaders=leaderboard(trials, config.backbones, direction, identity["weights"]),
+        dimensions=[Dimension(key, _range(d), shares.get(key)) for key, d in distributions.items()],
+        fixed=_fixed(trials, distributions),
+        optimism=expected_maximum(complete) if complete > 1 else None,
+        importance_note=note,
+        figures=_figures(trials, winner, config, metric, direction, distributions, shares),
+        finals=made,
+        final_figures={f.folder: _final_figure(f) for f in made if len(f.configurations) > 1},
+        standing=Ledger(found.path.parent).standing(identity["test"]),
+        settings=to_yaml(shown_settings(config)),
+    )
+
+
+def leaderboard(
+    trials: Sequence[Trial], backbones: Sequence[str], direction: Direction, weights: dict[str, str]
+) -> list[Leader]:
+    """The backbones by the value of their best complete trial; those without one last."""
+    leaders = []
+    for backbone in backbones:
+        own = [t for t in trials if t.point["backbone"] == backbone]
+        values = [t.value for t in own if t.state is State.COMPLETE and t.value is not None]
+        leaders.append(
+            Leader(
+                backbone=backbone,
+                weights=weights[backbone],
+                best=best(own, direction),
+                trials=len(own),
+                complete=len(values),
+                epochs=sum(len(t.epochs) for t in own),
+                seconds=sum(t.seconds for t in own),
+                mean=float(np.mean(values)) if values else None,
+                sd=float(np.std(values, ddof=1)) if len(values) > 1 else None,
+            )
+        )
+    sign = 1 if direction == "maximize" else -1
+    return sorted(leaders, key=lambda row: (row.best is None, -sign * (row.best.value or 0.0) if row.best else 0.0))
+
+
+def expected_maximum(count: int) -> float:
+    """Mean of the largest of that many independent standard normal numbers: what the best of equals gains by luck."""
+    return float(integrate.quad(lambda x: x * count * stats.norm.pdf(x) * stats.norm.cdf(x) ** (count - 1), -9, 9)[0])
+
+
+def shown_settings(config: SearchConfig) -> dict[str, Any]:
+    """A search's settings without this machine's folders and addresses: of a path only its last part."""
+    plain = config.plain()
+    plain.pop("storage")
+    plain.pop("cache")
+    plain["study"] = "a database" if plain["study"] else "a journal in the search's folder"
+    plain["mlflow"] = plain["mlflow"] if plain["mlflow"] in ("local", "off") else "a tracking server"
+    return _without_paths(plain)
+
+
+def _without_paths(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _without_paths(value) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_without_paths(value) for value in data]
+    if isinstance(data, str) and "://" in data:
+        return "an address"
+    if isinstance(data, str) and ("/" in data or "\\" in data):
+        return ".../" + data.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    return data
+
+
+def _importance(study: Study, trials: Sequence[FrozenTrial]) -> tuple[dict[str, float], str]:
+    """Shares of importance by key, the largest first, and how they were computed or why they weren't."""
+    values = [t.value for t in trials if t.state is TrialState.COMPLETE]
+    if len(values) < ENOUGH:
+        return {}, f"{len(values)} complete trials are too few to tell; at least {ENOUGH} are needed."
+    if len(set(values)) == 1:
+        return {}, "All complete trials have the same value, so that nothing can be told."
+    share = max(0.1, TOP / len(values))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        shares = get_param_importances(
+            optuna.load_study(study_name=study.name, storage=study.storage),
+            evaluator=PedAnovaImportanceEvaluator(target_quantile=share),
+        )
+    if not shares or not np.isfinite(list(shares.values())).all() or not max(shares.values()):
+        return {}, "Optuna finds no dimension that makes a difference among the complete trials."
+    return shares, (
+        f"PED-ANOVA (Watanabe et al. 2023) by Optuna: how much each dimension decides whether one of the "
+        f"{len(values)} complete trials is among the best {share:.0%}. Trials that were stopped early don't count, a "
+        "dimension that was asked of few trials is underrated, and with few trials the order is rough."
+    )
+
+
+def _figures(
+    trials: Sequence[Trial],
+    winner: Trial | None,
+    config: SearchConfig,
+    metric: str,
+    direction: Direction,
+    distributions: dict[str, BaseDistribution],
+    shares: dict[str, float],
+) -> dict[str, Markup]:
+    drawn: dict[str, Markup] = {}
+    look, words = figures.styles(config.backbones), _words(metric)
+    if any(t.epochs for t in trials):
+        drawn["curves"] = Markup(figures.learning_curves(trials, winner, look, words))
+        drawn["history"] = Markup(figures.history(trials, look, words, direction))
+        if axes := _axes(trials, config, distributions):
+            drawn["slices"] = Markup(figures.slices(trials, axes[:SLICES], look, words))
+    if shares:
+        drawn["importance"] = Markup(figures.importance(shares))
+    return drawn
+
+
+def _final_figure(final: FinalResult) -> Markup:
+    estimates = [(c.report["name"], c.report["test"]) for c in final.configurations]
+    rows = [(name, e["value"], e["low"], e["high"]) for name, e in estimates if e["value"] is not None]
+    return Markup(figures.intervals(rows, _words(final.result["metric"])))
+
+
+def _axes(
+    trials: Sequence[Trial], config: SearchConfig, distributions: dict[str, BaseDistribution]
+) -> list[figures.Axis]:
+    """A dimension of each name that took more than one value, the main ones first."""
+    found = []
+    for name in dict.fromkeys([*FIRST_SHOWN, *(key.partition("@")[0] for key in distributions)]):
+        mine = [d for key, d in distributions.items() if key.partition("@")[0] == name]
+        values = {t.point[name] for t in trials if name in t.point}
+        if not mine or len(values) < 2:
+            continue
+        categories: tuple[str, ...] = ()
+        if any(isinstance(d, CategoricalDistribution) for d in mine):
+            order = list(config.backbones) if name == "backbone" else sorted(values, key=_numbers_first)
+            categories = tuple(str(v) for v in order if v in values)
+        found.append(figures.Axis(name, any(getattr(d, "log", False) for d in mine), categories))
+    return found
+
+
+def _numbers_first(value: Value) -> tuple[bool, float, str]:
+    number = isinstance(value, int | float)
+    return (not number, float(value) if number else 0.0, str(value))
+
+
+def _range(distribution: BaseDistribution) -> str:
+    if isinstance(distribution, CategoricalDistribution):
+        return ", ".join(str(choice) for choice in distribution.choices)
+    log = " (log scale)" if getattr(distribution, "log", False) else ""
+    return f"{getattr(distribution, 'low'):g} to {getattr(distribution, 'high'):g}{log}"
+
+
+def _fixed(trials: Sequence[Trial], distributions: dict[str, BaseDistribution]) -> dict[str, Value]:
+    """What every trial had without being asked."""
+    asked = {key.partition("@")[0] for key in distributions}
+    return {name: value for name, value in (trials[0].point if trials else {}).items() if name not in asked}
+
+
+def _across(pages: Sequence[Page]) -> dict[str, Any]:
+    """Searches by backbones: the best value of each, and the test's where a final was made of it."""
+    tests: dict[tuple[str, str, str], tuple[int, Configuration]] = {}
+    for page in pages:
+        for final in page.finals:
+            for configuration in final.configurations:
+                key = (
+                    final.result["digests"]["split"],
+                    configuration.report["found"]["search"],
+                    configuration.report["backbone"],
+                )
+                opening = final.result["opening"]["opening"]
+                if key not in tests or opening < tests[key][0]:  # the opening that knew least
+                    tests[key] = (opening, configuration)
+    columns = list(dict.fromkeys(name for page in pages for name in page.config.backbones))
+    rows = []
+    for page in pages:
+        leaders = {leader.backbone: leader for leader in page.leaders}
+        cells = [
+            Cell(leaders[name], tests.get((page.identity["split"], page.config.name, name), (0, None))[1])
+            if name in leaders
+            else None
+            for name in columns
+        ]
+        rows.append({"page": page, "cells": cells})
+    return {"columns": columns, "rows": rows}
+
+
+def _error(trial: Trial) -> float | None:
+    """Standard error of the metric after a trial's last epoch."""
+    return trial.epochs[trial.done].standard_error if trial.epochs else None
+
+
+def _value(value: float | None) -> str:
+    return "not defined" if value is None else f"{value:.4f}"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return " x ".join(_short(v) for v in value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _hours(seconds: float) -> str:
+    hours = seconds / 3600
+    return f"{hours:.1f}" if hours >= 10 else f"{hours:.2g}"
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _label(name: str, index: int) -> str:
+    """A class's name, unless it looks like a path."""
+    return f"class {index}" if "/" in name or "\\" in name else name

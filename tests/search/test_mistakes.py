@@ -1,0 +1,148 @@
+"""A person's mistakes, as the command line tells them: a clear sentence, exit code 2, nothing left behind."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.search.conftest import SETTINGS, medtune, succeed, write_digits
+
+
+@pytest.fixture
+def place(tmp_path: Path, digits: Path) -> Path:
+    """A folder with images of its own to spoil, and settings."""
+    shutil.copytree(digits / "images", tmp_path / "images")
+    (tmp_path / "search.yaml").write_text(SETTINGS.replace("STORAGE", str(tmp_path / "runs")))
+    return tmp_path
+
+
+def typo(place: Path) -> list[str]:
+    return ["--set", "bugdet.trials=3"]
+
+
+def missing_folder(place: Path) -> list[str]:
+    return ["--set", "dataset.root=nowhere"]
+
+
+def empty_class(place: Path) -> list[str]:
+    (place / "images" / "ten").mkdir()
+    return []
+
+
+def unreadable_image(place: Path) -> list[str]:
+    (place / "images" / "3" / "broken.png").write_bytes(b"<html>not found</html>")
+    return []
+
+
+def label_outside(place: Path) -> list[str]:
+    rows = "".join(f"images/{p.parent.name}/{p.name},{p.parent.name}\n" for p in (place / "images").glob("*/*.png"))
+    (place / "table.csv").write_text("path,label\n" + rows.replace(",7\n", ",seven\n"))
+    classes = "[" + ", ".join(f'"{n}"' for n in range(10)) + "]"
+    return ["--set", "dataset.reader=csv", "--set", "dataset.root=.", "--set", f"dataset.options={{table: table.csv, classes: {classes}}}"]
+
+
+def group_in_two_splits(place: Path) -> list[str]:
+    lines = ["path,label,patient,split"]
+    for index, path in enumerate(sorted((place / "images").glob("*/*.png"))):
+        part = ("train", "train", "train", "test")[index % 4]
+        lines.append(f"images/{path.parent.name}/{path.name},{path.parent.name},p{index // 2},{part}")
+    (place / "table.csv").write_text("\n".join(lines) + "\n")
+    return ["--set", "dataset.reader=csv", "--set", "dataset.root=.", "--set", "dataset.options={table: table.csv, group: patient, split: split}"]
+
+
+def unwritable_storage(place: Path) -> list[str]:
+    (place / "file").write_text("")
+    return ["--set", f"storage={place / 'file' / 'runs'}"]
+
+
+def unknown_backbone(place: Path) -> list[str]:
+    return ["--set", "backbones=[dinov3_tiny, mae_tiny]"]
+
+
+def impossible_resources(place: Path) -> list[str]:
+    return ["--set", "resources.cpus=4000"]
+
+
+def impossible_concurrency(place: Path) -> list[str]:
+    return ["--set", "resources.concurrent=4000"]
+
+
+def no_such_weights(place: Path) -> list[str]:
+    return ["--set", "weights=pretrained"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (typo, ['unknown key "bugdet"', 'Did you mean "budget"']),
+        (missing_folder, ["nowhere"]),
+        (empty_class, ["ten"]),
+        (unreadable_image, ["broken.png"]),
+        (label_outside, ["seven", "row"]),
+        (group_in_two_splits, ["train", "test", "official"]),
+        (unwritable_storage, ["storage", "can't be written"]),
+        (unknown_backbone, ['unknown backbone "dinov3_tiny"']),
+        (impossible_resources, ["4000 CPUs"]),
+        (impossible_concurrency, ["4000 concurrent"]),
+        (no_such_weights, ["no trained weights of dinov2_tiny", "no trained weights of mae_tiny"]),
+    ],
+)
+def test_told_before_anything_is_written(place: Path, spoil: Callable[[Path], list[str]], words: list[str]) -> None:
+    changes = spoil(place)
+    before = sorted(place.rglob("*"))
+    for command in ("check", "search"):
+        done = medtune(command, place / "search.yaml", *changes)
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        assert all(word in done.stderr for word in words), done.stderr
+        assert all(line.startswith("medtune: ") for line in done.stderr.splitlines())
+        left = [p for p in sorted(place.rglob("*")) if p not in before and "cache" not in p.parts and p.name != "runs"]
+        assert not left, left
+
+
+def test_several_mistakes_come_together(place: Path) -> None:
+    done = medtune("check", place / "search.yaml", "--set", "backbones=[vit]", "--set", "dataset.root=nowhere", "--set", "resources.cpus=4000")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 3
+
+
+def test_names_that_are_not_there(tmp_path: Path) -> None:
+    for arguments in (["status", "x"], ["resume", "x"], ["export", "x", "-o", "b.yaml"], ["final", "b.yaml"], ["predict", "m", "i", "-o", "p.csv"], ["search", "s.yaml"]):
+        done = medtune(*arguments, cwd=tmp_path)
+        assert done.returncode == 2 and done.stderr.startswith("medtune: ") and "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_finished_searchs_settings_may_grow_but_not_change(finished: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    file = copy / "search.yaml"
+    settings = YAML(typ="safe").load(file.read_text())
+    done = medtune("search", write_settings(tmp_path / "again.yaml", {**settings, "storage": str(finished.parent)}))
+    assert done.returncode == 2 and "choose another name" in done.stderr
+    write_settings(file, {**settings, "metric": "macro_f1", "seed": 5})
+    done = medtune("resume", copy)
+    assert done.returncode == 2
+    assert "metric: was 'balanced_accuracy', is 'macro_f1'" in done.stderr and "seed: was 0, is 5" in done.stderr
+
+
+def test_an_export_from_other_data(finished: Path, tmp_path: Path) -> None:
+    best = tmp_path / "best.yaml"
+    succeed("export", finished, "-o", best)
+    write_digits(tmp_path / "other", 300)
+    settings = YAML(typ="safe").load(best.read_text())
+    write_settings(best, {**settings, "dataset": {**settings["dataset"], "root": str(tmp_path / "other")}})
+    done = medtune("final", best, "--seeds", "1", "-o", tmp_path / "out")
+    assert done.returncode == 2 and "export from other data" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+    write_settings(best, {**settings, "digests": {**settings["digests"], "weights": "0" * 64}})
+    done = medtune("final", best, "--seeds", "1", "-o", tmp_path / "out")
+    assert done.returncode == 2 and "the weights of" in done.stderr
+
+
+def write_settings(path: Path, settings: object) -> Path:
+    with path.open("w") as file:
+        YAML(typ="safe").dump(settings, file)
+    return path

@@ -1,0 +1,339 @@
+"""The report: what is promised is on the page, nothing that may not leave the machine is, and no number is made up."""
+
+import json
+import math
+import re
+import shutil
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from search import folder as folders
+from search.export import export
+from search.figures import styles
+from search.final import final
+from search.final_result import finals
+from search.folder import SearchFolder
+from search.identity import identity
+from search.plan import Plan, plan
+from search.record import Epoch, State
+from search.report import expected_maximum, leaderboard, report, shown_settings
+from search.sampler import Sampler
+from search.study import Study, open_storage
+from spaces.config import SearchConfig
+from spaces.dimensions import Point
+from spaces.mistakes import Mistake
+from tests.search.conftest import write_digits
+
+SETTINGS = {
+    "name": "found",
+    "dataset": {"reader": "folder", "root": "secret-folder", "policy": "digits"},
+    "backbones": ["dinov2_tiny", "mae_tiny"],
+    "weights": "random",
+    "space": {"batch_size": 32, "head_lr": {"float": [1e-4, 1e-1], "log": True}},
+    "try": [{"backbone": "mae_tiny", "trained_blocks": 0, "head_lr": 5e-3}],
+    "budget": {"trials": 30, "epochs": 4},
+    "mlflow": "off",
+}
+CAUSES = ["RuntimeError: can't read /data/patient-17/scan.png", "out of the accelerator's memory: CUDA says no"]
+
+
+class Page(HTMLParser):
+    """Text of an HTML page, and the problems that a parser of well-formed pages would have with it."""
+
+    VOID = frozenset({"meta", "br"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.problems: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.feed(html)
+        self.close()
+        self.problems += [f"<{tag}> is never closed" for tag in self.open]
+        self.text = re.sub(r"\s+", " ", "".join(self.words))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.problems.append(f"</{tag}> at {self.getpos()}")
+        if tag in ("td", "th", "strong", "text"):
+            self.words.append(" ")
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+
+def quality(point: Point) -> float:
+    """A made-up truth: only head_lr decides much."""
+    return 0.85 - 0.15 * abs(math.log10(float(point["head_lr"])) + 2.3) + 0.01 * (point["backbone"] == "mae_tiny")
+
+
+def fill(study: Study, planned: Plan, count: int) -> None:
+    """A record as a search would leave it: most trials complete, some stopped early, two failed, one unfinished."""
+    sampler = Sampler(planned.space, planned.direction, 0, "random", [])
+    random = np.random.default_rng(0)
+    for number in range(count):
+        if number < len(planned.first):
+            point, why = planned.first[number], "first configurations"
+        else:
+            point, why = sampler.ask(number), "tpe"
+        keyed, distributions = planned.space.keyed(point), sampler.distributions(point)
+        study.add(point, keyed, distributions, seed=number, job=f"job-{number:05d}", why=why)
+        ends = {3: (0, State.FAILED, CAUSES[0]), 5: (1, State.INFEASIBLE, CAUSES[1]), count - 1: (2, None, "")}
+        epochs, state, cause = ends.get(number, (4, State.COMPLETE, ""))
+        if state is State.COMPLETE and number % 4 == 2:
+            epochs, state, cause = 1, State.PRUNED, "after epoch 1 its score was 0.3000"
+        values = [quality(point) * (1 - 0.6**e) + random.normal(0, 0.01) for e in range(2, epochs + 2)]
+        for e, value in enumerate(values, 1):
+            time = study.trials[number].started + e
+            study.epoch(number, Epoch(e, value, 0.02, 1.0 / e, {"accuracy": value, "log_loss": 0.5}, 1.0, time))
+        if state is not None:
+            study.end(number, state, cause, values[-1] if state is State.COMPLETE else None)
+
+
+def make(folder: Path, trials: int, **changes: object) -> SearchFolder:
+    """A search on the digits of `folder`, as `search` would make it but for the trials' values."""
+    config = SearchConfig.parse({**SETTINGS, "storage": str(folder / "runs"), **changes}, "test")
+    planned = plan(config, folder)
+    found = folders.create(planned, identity(planned))
+    fill(Study.open(open_storage(found.path, None), config.name), planned, trials)
+    return found
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    write_digits(folder / "secret-folder", 300)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(data: Path) -> SearchFolder:
+    """A search with thirty trials, and a final of two configurations with two seeds each."""
+    torch.set_num_threads(2)
+    found = make(data, 30)
+    exports = [path for path, _ in export(found, data / "best.yaml", per="backbone")]
+    final(exports, seeds=2)
+    return found
+
+
+@pytest.fixture(scope="module")
+def html(found: SearchFolder, data: Path) -> str:
+    return report([found], data / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(html: str) -> Page:
+    return Page(html)
+
+
+def test_well_formed_and_alone(html: str, page: Page) -> None:
+    assert page.problems == []
+    assert "<script" not in html and "url(http" not in html and "@import" not in html
+    outside = [a for a in page.attributes if a[1] in ("src", "href", "xlink:href") and not a[2].startswith("#")]
+    assert outside == []
+    assert "default-src 'none'" in html
+
+
+def test_nothing_that_may_not_leave(html: str, data: Path, found: SearchFolder) -> None:
+    for path in (str(data), str(found.path), "/data/", "patient-17", ".png", "/tmp", str(Path.home()) + "/"):
+        assert path not in html
+    assert found.prepared().manifest.paths[0] not in html
+
+
+def test_what_happened_is_on_the_page(page: Page, found: SearchFolder) -> None:
+    study = found.study()
+    best = max((t for t in study.trials if t.value is not None), key=lambda t: t.value or 0)
+    for text in (
+        "The weights of dinov2_tiny, mae_tiny were RANDOM.",
+        f"Trial {best.number} (",
+        f"{best.value:.4f} ± 0.0200",
+        "30 of 30",
+        "1 unfinished",
+        "RuntimeError",
+        "out of the accelerator's memory: ...",
+        "after epoch 1 its score was 0.3000",
+        study.identity["split"],
+        study.identity["data"],
+        "torch " + study.identity["versions"]["torch"],
+        "root: '.../secret-folder'",
+        "The best of 20 complete trials is too good on average",
+        "up to 1.9 standard errors (0.0373 here)",
+    ):
+        assert text in page.text, text
+    for part in ("train", "validation", "test"):
+        assert str(sum(study.identity["counts"][part].values())) in page.text
+
+
+def test_the_final_is_on_the_page(page: Page, found: SearchFolder) -> None:
+    (made,) = finals(found.path)
+    assert [c.report["backbone"] for c in made.configurations] == ["dinov2_tiny", "mae_tiny"]
+    for configuration in made.configurations:
+        expected = configuration.report["test"]
+        interval = f"{expected['value']:.4f} [{expected['low']:.4f}, {expected['high']:.4f}]"
+        assert interval in page.text
+        assert f"{expected['sd_groups']:.4f} {expected['sd_seeds']:.4f} {expected['dof']:.1f}" in page.text
+        for run in configuration.report["seeds"]:
+            assert f"{run['validation']:.4f}" in page.text and f"{run['test']['accuracy']:.4f}" in page.text
+    assert "opening 1 of this test set" in page.text and "was opened 1 time under this storage, by 1 search, for 2 configurations" in page.text
+    assert "Learned from the training part." in page.text
+    assert "ships: the best seed on validation." in page.text
+
+
+def test_results_by_class_are_those_of_the_shipped_seed(found: SearchFolder) -> None:
+    for configuration in finals(found.path)[0].configurations:
+        shipped = configuration.report["shipped"]
+        run = next(r for r in configuration.report["seeds"] if r["seed"] == shipped["seed"])
+        assert configuration.confusion is not None
+        counts = found.study().identity["counts"]["test"]
+        assert {c.name: c.images for c in configuration.classes} == counts
+        accuracy = np.trace(configuration.confusion) / configuration.confusion.sum()
+        assert accuracy == pytest.approx(run["test"]["accuracy"])
+        recalls = [c.recall for c in configuration.classes if c.recall is not None]
+        assert np.mean(recalls) == pytest.approx(shipped["test"]["value"])
+        over = [c.over_seeds for c in configuration.classes if c.over_seeds is not None]
+        assert np.mean(over) == pytest.approx(configuration.report["test"]["value"])
+
+
+def test_importance_finds_what_matters(found: SearchFolder, page: Page) -> None:
+    assert "PED-ANOVA" in page.text and "20 complete trials is among the best 25%" in page.text
+    rows = dict(re.findall(r"(\w+@?\w*) [-\d.e]+ to [-\d.e]+(?: \(log scale\))? ([01]\.\d\d) ", page.text))
+    assert float(rows["head_lr"]) == max(map(float, rows.values())) and float(rows["head_lr"]) > 0.3
+
+
+def test_too_few_trials_say_so(data: Path, tmp_path: Path) -> None:
+    text = Page(report([make(data, 6, name="short")], tmp_path / "r.html").read_text(encoding="utf-8")).text
+    assert "3 complete trials are too few to tell; at least 10 are needed." in text
+    assert "No final was made" in text
+
+
+def test_an_empty_search(data: Path, tmp_path: Path) -> None:
+    page = Page(report([make(data, 0, name="empty")], tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert page.problems == []
+    assert "No trial is complete yet" in page.text and "0 of 30" in page.text and "none complete" in page.text
+
+
+def test_several_searches_side_by_side(found: SearchFolder, data: Path, tmp_path: Path) -> None:
+    other = make(data, 12, name="other", backbones=["mae_tiny"], weights={"mae_tiny": "random"})
+    page = Page(report([found, other], tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert page.problems == []
+    table = page.text[page.text.index("Datasets by backbones") : page.text.index("Search found")]
+    assert table.count("not searched") == 1 and table.count("test 0.") == 2
+    identifiers = [value for tag, name, value in page.attributes if name == "id" and tag in ("section", "h3")]
+    assert len(identifiers) == len(set(identifiers)) == 4
+
+
+def test_what_people_wrote_is_escaped(found: SearchFolder, tmp_path: Path) -> None:
+    copy = tmp_path / "found"
+    shutil.copytree(found.path, copy)
+    file = copy / "final" / "result.json"
+    result = json.loads(file.read_text())
+    result["opening"] |= {"opening": 2, "reason": "<script>alert(1)</script>"}
+    result["counts"]["test"] = {f"<b>{name}" if i else "a/b": n for i, (name, n) in enumerate(result["counts"]["test"].items())}
+    file.write_text(json.dumps(result))
+    html = report([SearchFolder(copy)], tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "<script>" not in html and "<b>1</td>" not in html and "a/b" not in html
+    assert "&lt;b&gt;1</td>" in html
+    text = Page(html).text
+    assert "opened again because: “<script>alert(1)</script>”" in text and "class 0" in text
+
+
+def test_undefined_is_never_a_number(found: SearchFolder, tmp_path: Path) -> None:
+    """A class without test images: its recall, and what rests on it, isn't defined, and the page says why."""
+    copy = tmp_path / "found"
+    shutil.copytree(found.path, copy)
+    file = copy / "final" / "result.json"
+    result = json.loads(file.read_text())
+    for configuration in result["configurations"]:
+        saved = copy / "final" / f"{configuration['name']}-test.npz"
+        with np.load(saved) as arrays:
+            keep = arrays["labels"] != 9
+            np.savez(saved, probabilities=arrays["probabilities"][:, keep], labels=arrays["labels"][keep])
+        for run in configuration["seeds"]:
+            run["test"]["macro_auroc"] = None
+        configuration["test"] |= {"low": None, "high": None, "sd_groups": None, "dof": None}
+        configuration["test"]["warnings"] = ["no interval: class 9 has no groups"]
+    result["configurations"][1]["seeds"] = result["configurations"][1]["seeds"][:1]
+    file.write_text(json.dumps(result))
+    missing = copy / "final" / f"{result['configurations'][1]['name']}-test.npz"
+    missing.unlink()
+    text = Page(report([SearchFolder(copy)], tmp_path / "r.html").read_text(encoding="utf-8")).text
+    assert "9 9 0 0 not defined not defined" in text
+    assert "macro auroc isn't defined: 1 of 10 classes have no rows (class 9, counted from 0)." in text
+    assert "No interval: class 9 has no groups." in text and "not known" in text
+    assert f"the test predictions ({missing.name}) are missing or damaged" in text
+    assert "nan" not in text
+
+
+def test_mistakes(found: SearchFolder, tmp_path: Path) -> None:
+    with pytest.raises(Mistake, match="is a folder"):
+        report([found], tmp_path)
+    copy = tmp_path / "found"
+    shutil.copytree(found.path, copy)
+    file = copy / "final" / "result.json"
+    result = json.loads(file.read_text())
+    file.write_text(json.dumps({**result, "format": 99}))
+    with pytest.raises(Mistake, match="final/result.json: has format 99"):
+        report([SearchFolder(copy)], tmp_path / "r.html")
+    file.write_text(file.read_text()[:100])
+    with pytest.raises(Mistake, match="damaged"):
+        report([SearchFolder(copy)], tmp_path / "r.html")
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_settings_are_shown_without_paths_and_addresses() -> None:
+    config = SearchConfig.parse(
+        {
+            **SETTINGS,
+            "dataset": {"reader": "csv", "root": "/mnt/x/chest", "options": {"table": "tables/all.csv", "group": "who"}},
+            "weights": {"mae_tiny": "/home/me/mae.pth", "dinov2_tiny": "random"},
+            "study": "postgresql://me:word@host/db",
+            "mlflow": "http://me:word@host:5000",
+            "cache": "/scratch/me",
+        },
+        "test",
+    )
+    shown = shown_settings(config)
+    assert shown["dataset"]["root"] == ".../chest"
+    assert shown["dataset"]["options"] == {"table": ".../all.csv", "group": "who"}
+    assert shown["weights"] == {"mae_tiny": ".../mae.pth", "dinov2_tiny": "random"}
+    for secret in ("/mnt", "/home", "/scratch", "word", "host"):
+        assert secret not in json.dumps(shown)
+
+
+def test_expected_maximum_of_equals() -> None:
+    """Values of the order statistics' tables, as in Tsamardinos et al.'s discussion of selection."""
+    assert [round(expected_maximum(n), 2) for n in (1, 2, 24, 100, 300)] == [0.0, 0.56, 1.95, 2.51, 2.88]
+
+
+def test_leaderboard(found: SearchFolder) -> None:
+    trials = found.study().trials
+    names, weights = ["dinov2_tiny", "mae_tiny", "mae_b16"], dict.fromkeys(["dinov2_tiny", "mae_tiny", "mae_b16"], "random")
+    rows = leaderboard(trials, names, "maximize", weights)
+    assert rows[-1].backbone == "mae_b16" and rows[-1].best is None and rows[-1].mean is None
+    assert sum(r.trials for r in rows) == 30 and sum(r.complete for r in rows) == 20
+    assert sum(r.epochs for r in rows) == sum(len(t.epochs) for t in trials)
+    first, second = (r.best.value for r in rows[:2] if r.best and r.best.value is not None)
+    assert first >= second
+    lowest = leaderboard([replace(t) for t in trials], names, "minimize", weights)[0].best
+    assert lowest is not None and lowest.value == min(t.value for t in trials if t.value is not None)
+
+
+def test_backbones_are_told_apart_without_colour() -> None:
+    looks = styles([f"b{i}" for i in range(20)])
+    assert len(set(looks.values())) == 20
+    assert len({s.marker for s in list(looks.values())[:8]}) == 8

@@ -1,0 +1,185 @@
+"""The whole path: from a folder of images to an exported configuration, a final result, predictions and a report."""
+
+import csv
+import json
+import os
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from optuna import load_study
+from optuna.trial import TrialState
+
+from search.folder import SearchFolder
+from search.record import State, best
+from search.study import open_storage
+from tests.search.conftest import medtune, status, succeed
+from trainables.job import trial_folder
+from trainables.metrics import compute
+
+
+def test_the_record(finished: Path) -> None:
+    study = SearchFolder(finished).study()
+    assert len(study.trials) == 8
+    assert {t.state for t in study.trials} <= {State.COMPLETE, State.PRUNED}
+    assert len({str(t.point) for t in study.trials}) == 8
+    for trial in study.trials:
+        assert sorted(trial.epochs) == list(range(1, trial.done + 1))
+        assert trial.done == 4 or trial.state is State.PRUNED
+    seen = load_study(study_name="digits", storage=open_storage(finished, None))
+    assert len(seen.trials) == 8 and not seen.get_trials(states=(TrialState.RUNNING, TrialState.FAIL))
+    winner = best(study.trials, "maximize")
+    assert winner and seen.best_value == winner.value
+
+
+def test_validation_predictions_are_kept(finished: Path) -> None:
+    folder = SearchFolder(finished)
+    labels = folder.prepared().manifest.labels[folder.prepared().validation]
+    for trial in folder.study().trials:
+        file = trial_folder(finished, trial.number) / "validation.npz"
+        assert file.exists() == (trial.state is State.COMPLETE)
+        if trial.state is State.COMPLETE:
+            kept = np.load(file)
+            assert np.array_equal(kept["labels"], labels)
+            value = compute("balanced_accuracy", kept["labels"], kept["probabilities"], 10)
+            assert value == pytest.approx(trial.values()[-1], abs=1e-12)
+
+
+def test_what_a_person_sees(finished: Path) -> None:
+    output = (finished.parents[1] / "output.txt").read_text()
+    assert "RANDOM" in output and "Best: trial" in output and "medtune export" in output
+    assert "\x1b" not in output and "WARNING" not in output and "ray" not in output.lower().replace("array", "")
+    assert (finished / "log.txt").stat().st_size > 0
+    assert not (finished / "ray").exists()
+
+
+def test_status(finished: Path) -> None:
+    data = status(finished)
+    assert sum(data["states"].values()) == 8 and data["metric"] == "balanced_accuracy"
+    assert data["trials"][data["best"]]["value"] == max(t["value"] or 0 for t in data["trials"])
+    assert set(data["trials"][0]) >= {"number", "state", "cause", "parameters", "epochs", "value"}
+    plain = succeed("status", "digits", env={**os.environ, "MEDTUNE_STORAGE": str(finished.parent)})
+    assert "8 of 8 trials" in plain and "Best: trial" in plain
+
+
+def test_no_test_row_lies_in_the_searchs_data(finished: Path, digits: Path) -> None:
+    prepared = SearchFolder(finished).prepared()
+    assert len(prepared.manifest) + sum(prepared.test_counts.values()) == 500
+    assert len(prepared.train) + len(prepared.validation) == len(prepared.manifest)
+    kept = b"".join(p.read_bytes() for p in (finished / "data").iterdir())
+    left_out = {p.name for p in (digits / "images").rglob("*.png")} - {Path(p).name for p in prepared.manifest.paths}
+    assert len(left_out) == sum(prepared.test_counts.values())
+    assert not any(name.encode() in kept for name in left_out)
+
+
+def test_mlflow_holds_every_trial_once(finished: Path) -> None:
+    succeed("sync", finished)
+    succeed("sync", finished)
+    database = sqlite3.connect(finished.parent / "mlflow.db")
+    study = SearchFolder(finished).study()
+    tags = database.execute("select value, count(*) from tags where key = 'medtune.trial' group by value").fetchall()
+    assert sorted(n for _, n in tags) == [1] * 8
+    for trial in study.trials:
+        rows = database.execute(
+            "select m.step, m.value from metrics m join tags t on t.run_uuid = m.run_uuid "
+            "where t.key = 'medtune.trial' and t.value like ? and m.key = 'balanced_accuracy' order by m.step",
+            (f"%:{trial.number}",),
+        ).fetchall()
+        assert rows == [(e, trial.epochs[e].value) for e in sorted(trial.epochs)]
+
+
+@pytest.fixture(scope="module")
+def final(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("final")
+    succeed("export", finished, "-o", home / "best.yaml")
+    output = succeed("final", home / "best.yaml", "--seeds", "2", "-o", home / "out")
+    (home / "output.txt").write_text(output)
+    return home / "out"
+
+
+def test_final_gives_the_trials_own_value_again(finished: Path, final: Path) -> None:
+    result = json.loads((final / "result.json").read_text())
+    [configuration] = result["configurations"]
+    assert configuration["seeds"][0]["validation"] == configuration["found"]["value"]
+    assert configuration["seeds"][0]["seed"] == configuration["config"]["seed"]
+    assert configuration["seeds"][1]["seed"] != configuration["seeds"][0]["seed"]
+
+
+def test_final_has_an_interval_and_notes_the_opening(finished: Path, final: Path) -> None:
+    result = json.loads((final / "result.json").read_text())
+    [configuration] = result["configurations"]
+    for interval in (configuration["test"], configuration["shipped"]["test"]):
+        assert 0 < interval["low"] < interval["value"] < interval["high"] <= 1
+    predicted = np.load(final / f"{configuration['name']}-test.npz")
+    values = [compute("balanced_accuracy", predicted["labels"], p, 10) for p in predicted["probabilities"]]
+    assert configuration["test"]["value"] == pytest.approx(np.mean(values))
+    assert [s["test"]["balanced_accuracy"] for s in configuration["seeds"]] == pytest.approx(values)
+    [line] = (finished.parent / "test-openings.jsonl").read_text().splitlines()
+    assert json.loads(line)["test"] == result["digests"]["test"]
+
+
+def test_the_test_set_is_opened_once(finished: Path, final: Path, tmp_path: Path) -> None:
+    export = final.parent / "best.yaml"
+    done = medtune("final", export, "--seeds", "1", "-o", tmp_path / "other")
+    assert done.returncode == 2 and "opened before" in done.stderr and "--again" in done.stderr
+    assert not (tmp_path / "other").exists()
+    before = (final / "result.json").read_text()
+    output = succeed("final", export, "--seeds", "2", "-o", final)  # the same again is the same opening
+    assert "kept from before" in output
+    same = json.loads((final / "result.json").read_text())
+    assert same["configurations"] == json.loads(before)["configurations"]
+    output = succeed("final", export, "--seeds", "1", "-o", tmp_path / "other", "--again", "a test of the ledger")
+    assert "opening 2" in output
+
+
+def test_predict_gives_the_finals_own_probabilities(finished: Path, final: Path, digits: Path, tmp_path: Path) -> None:
+    result = json.loads((final / "result.json").read_text())
+    [configuration] = result["configurations"]
+    kept = np.load(final / f"{configuration['name']}-test.npz")
+    shipped = [s["seed"] for s in configuration["seeds"]].index(configuration["shipped"]["seed"])
+    used = {Path(p).name for p in SearchFolder(finished).prepared().manifest.paths}
+    test_images = sorted((p for p in (digits / "images").rglob("*.png") if p.name not in used), key=lambda p: f"{p.parent.name}/{p.name}")
+    table = tmp_path / "predictions.csv"
+    succeed("predict", final / f"model-{configuration['name']}", *test_images, "-o", table)
+    rows = list(csv.DictReader(table.open()))
+    found = np.array([[float(row[f"p_{c}"]) for c in range(10)] for row in rows])
+    assert np.abs(found - kept["probabilities"][shipped]).max() < 1e-6
+    assert [row["image"] for row in rows] == [str(p) for p in test_images]
+
+
+def test_exports_of_several(finished: Path, tmp_path: Path) -> None:
+    succeed("export", finished, "-o", tmp_path / "best.yaml", "--top", "2")
+    succeed("export", finished, "-o", tmp_path / "per.yaml", "--per", "backbone")
+    names = {p.name for p in tmp_path.iterdir()}
+    assert {"best-1.yaml", "best-2.yaml"} < names and any(n.startswith("per-") for n in names)
+    done = medtune("export", finished, "-o", tmp_path / "b.yaml", "--top", "99")
+    assert done.returncode == 2 and "--top 99" in done.stderr
+
+
+def test_the_report(finished: Path, final: Path, tmp_path: Path) -> None:
+    succeed("report", finished, "-o", tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert page.lstrip().startswith("<!doctype html>") or page.lstrip().startswith("<!DOCTYPE html>")
+    assert "digits" in page and "RANDOM" in page.upper()
+
+
+def test_more_trials_for_a_finished_search(finished: Path, settings: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "digits"
+    succeed("search", settings, "--set", "budget.trials=2", "--set", "mlflow=off", "--set", "budget.epochs=1")
+    file = folder / "search.yaml"
+    file.write_text(file.read_text().replace("trials: 2", "trials: 3"))
+    output = succeed("resume", folder)
+    assert "3 trials" in output
+    assert len(SearchFolder(folder).study().trials) == 3
+
+
+def test_a_time_limit_leaves_trials_resumable(settings: Path, tmp_path: Path) -> None:
+    started = time.monotonic()
+    output = succeed("search", settings, "--set", "budget={trials: 500, epochs: 50, hours: 0.008}", "--set", "mlflow=off")
+    assert time.monotonic() - started < 150
+    assert "go on with: medtune resume" in output
+    states: dict[str, Any] = status(tmp_path / "runs" / "digits")["states"]
+    assert states.get("running", 0) >= 1 and not states.get("failed")

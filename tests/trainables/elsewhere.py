@@ -1,0 +1,108 @@
+"""Fine-tunes in a process of its own, and in groups of four and two processes with gloo.
+
+Run as `python -m tests.trainables.elsewhere FOLDER`; reads order.json there and writes found.json.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import shutil
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from spaces.config import DatasetConfig, TrialConfig
+from tests.trainables.digits import Digits
+from trainables.data.parts import TrialData
+from trainables.loop import EpochReport, Outcome, fine_tune, predict
+from trainables.place import Place
+
+WORLDS = (4, 2)
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    order = json.loads((folder / "order.json").read_text())
+    digits = Digits(Path(order["folder"]), DatasetConfig.model_validate(order["dataset"]))
+    configs = {name: TrialConfig.model_validate(config) for name, config in order["configs"].items()}
+    # Forked before torch has computed anything, so that its slow import is paid once.
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=work, args=(folder, rank, digits, configs)) for rank in range(max(WORLDS))]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    if any(worker.exitcode for worker in workers):
+        sys.exit(f"workers ended with {[worker.exitcode for worker in workers]}")
+    found = json.loads((folder / "group.json").read_text())
+    for name in ("dinov2_tiny", "mae_tiny"):
+        found[name] = plain(fine_tune(configs[name], digits.data(configs[name])))
+    (folder / "found.json").write_text(json.dumps(found))
+
+
+def work(folder: Path, rank: int, digits: Digits, configs: dict[str, TrialConfig]) -> None:
+    """What one process does, in a group of each size that has room for it."""
+    found: dict[str, Any] = {}
+    for world in WORLDS:
+        if rank >= world:
+            continue
+        meeting = f"file://{folder / f'meeting-{world}'}"
+        dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world)
+        place = Place(rank=rank, world=world)
+        found[f"place {world}"] = of_place(place)
+        for name in ("plain", "mixup"):
+            data = digits.data(configs[name])
+            outcome = fine_tune(configs[name], data, place=place)
+            few = replace(
+                data.validation,
+                **{part: getattr(data.validation, part)[:3] for part in ("pixels", "labels", "groups")},
+            )
+            found[f"{name} {world}"] = {**plain(outcome), "few": predict(outcome.model, few, place).tolist()}
+        if world == 2:
+            found["resumed"] = resumed(folder, configs["resumed"], digits.data(configs["resumed"]), place)
+        dist.destroy_process_group()
+    if rank == 0:
+        (folder / "group.json").write_text(json.dumps(found))
+
+
+def resumed(folder: Path, config: TrialConfig, data: TrialData, place: Place) -> dict[str, Any]:
+    """A run, and one from its checkpoint after the first epoch."""
+
+    def keep_first(report: EpochReport) -> None:
+        if report.epoch == 1:
+            shutil.copytree(folder / "whole", folder / "second")
+
+    whole = fine_tune(config, data, folder / "whole", keep_first, place)
+    told: list[int] = []
+    rest = fine_tune(config, data, folder / "second", lambda report: told.append(report.epoch), place)
+    return {"whole": plain(whole), "rest": plain(rest), "told": told}
+
+
+def of_place(place: Place) -> dict[str, Any]:
+    """What a place's functions give, of values that name their rank."""
+    total = 7
+    own = torch.arange(place.rank, total, place.world)
+    return {
+        "sum": place.sum(torch.tensor([1.0, float(place.rank)])).tolist(),
+        "gather": place.gather(torch.stack([own, own * 10], dim=1), total).tolist(),
+        "collect": place.collect({"rank": place.rank}),
+        "first": place.first,
+    }
+
+
+def plain(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "losses": np.array([report.step_losses for report in outcome.reports]).tolist(),
+        "values": [asdict(report)["value"] for report in outcome.reports],
+        "probabilities": outcome.probabilities.tolist(),
+    }
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,54 @@
+"""DINOv3 (Simeoni et al. 2025) over timm's Eva: rotary positions, so nothing of it depends on the input size."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, cast
+
+import timm
+from timm.models.eva import Eva
+from torch import Tensor, nn
+
+from spaces.backbone import BackboneSpec
+from trainables.backbones.protocol import Features
+from trainables.backbones.vit import State, VitBackbone, checked
+
+UNUSED = re.compile(r"mask_token$")
+"""Of training only."""
+
+
+class Dinov3Backbone(VitBackbone):
+    """Its hidden state is all tokens; the rotation is made anew from the input's size at every cut."""
+
+    trunk: Eva  # type: ignore[assignment]
+
+    def prefix(self, images: Tensor, boundary: int) -> Tensor:
+        x_BTC, _ = self.trunk._pos_embed(self.trunk.patch_embed(images))
+        return self._blocks(self.trunk.norm_pre(x_BTC), 0, boundary)
+
+    def _blocks(self, hidden: Tensor, first: int, last: int) -> Tensor:
+        patch = self.trunk.patch_embed.patch_size
+        grid = [side // size for side, size in zip(self.resolution, patch, strict=True)]
+        rotation = self.trunk.rope.get_embed(shape=grid)
+        for step in self.steps(first, last):
+            hidden = self.run_block(self.trunk.blocks[step], hidden, rope=rotation)
+        return hidden
+
+
+def trunk(spec: BackboneSpec, resolution: tuple[int, int], drop_path: float, device: str) -> nn.Module:
+    """timm's model of a row of the table."""
+    assert spec.timm is not None
+    arguments: dict[str, Any] = {"num_classes": 0, "drop_path_rate": drop_path, "device": device, **spec.build}
+    # As for all vision transformers here: timm's own pooling would replace the pretrained last norm.
+    eva = cast(Eva, timm.create_model(spec.timm, pretrained=False, global_pool="", **arguments))
+    return checked(eva, spec, len(eva.blocks), eva.num_features)
+
+
+def convert(state: State) -> State:
+    """timm's layout, the only one that is read."""
+    return state
+
+
+def resize(state: State, spec: BackboneSpec, trunk: nn.Module, where: str) -> State:
+    """Nothing to do: there are no stored positions."""
+    return state
