@@ -11,7 +11,7 @@ export HYPOTHESIS_STORAGE_DIRECTORY ?= $(ROOT)/.cache/hypothesis
 export MPLCONFIGDIR ?= $(ROOT)/.cache/matplotlib
 UV = $(shell command -v uv 2>/dev/null || echo $(ROOT)/.cache/bootstrap/bin/uv)
 
-.PHONY: demo test lint lock env clean
+.PHONY: demo test test-faults bench-overhead lint lock env clean
 
 env: $(STAMP)
 
@@ -34,6 +34,13 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(call in_temporary_folder,$(BIN)/python -m pytest)
+
+# Faults forced on the real thing: minutes to an hour.
+test-faults: $(STAMP)
+	$(call in_temporary_folder,$(BIN)/python -m pytest -m slow -s)
+
+bench-overhead: $(STAMP)
+	$(call in_temporary_folder,$(BIN)/python -m benchmarks.overhead)
 
 lint: $(STAMP)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

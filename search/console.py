@@ -174,7 +174,7 @@ class View:
                 self._told.add(trial.number)
                 value = f"{metric} {trial.value:.4f}" if trial.value is not None else trial.cause
                 self.console.print(
-                    f"trial {trial.number}: {trial.state} after {trial.done} epochs in {trial.seconds:.1f} s, "
+                    f"trial {trial.number}: {trial.state} after {trial.done} epoch{'s' if trial.done != 1 else ''} in {trial.seconds:.1f} s, "
                     f"{trial.point['backbone']}, {what_is_trained(trial)}: {value}"
                 )
 

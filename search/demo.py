@@ -23,6 +23,7 @@ backbones: [dinov2_tiny, mae_tiny]
 weights: random          # there are no trained weights of this size
 space:
   batch_size: 32
+  head: {choice: [linear, attentive]}
   head_lr: {float: [1.0e-3, 1.0e-2], log: true, default: 3.0e-3}
 budget: {trials: 16, epochs: 12}
 metric: balanced_accuracy

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -86,18 +87,23 @@ def history(trials: Sequence[Trial], look: Mapping[str, Style], metric: str, dir
     choose = max if direction == "maximize" else min
     with _figure(WIDTH, 3.0) as figure:
         axes = figure.add_subplot()
-        numbers, so_far = [], []
+        numbers: list[int] = []
+        so_far: list[float] = []
         for trial in trials:
             if trial.state is State.COMPLETE and trial.value is not None:
                 style = look[str(trial.point["backbone"])]
-                axes.plot(trial.number, trial.value, style.marker, color=style.color, ms=6, mec="white", mew=0.5, zorder=3)
+                axes.plot(
+                    trial.number, trial.value, style.marker, color=style.color, ms=6, mec="white", mew=0.5, zorder=3
+                )
                 numbers.append(trial.number)
                 so_far.append(choose([*so_far[-1:], trial.value]))
             elif trial.epochs:
                 axes.plot(trial.number, trial.values()[-1], **_end_mark(trial.state), zorder=2)
         if numbers:
             last = [max(t.number for t in trials), so_far[-1]]
-            axes.plot([*numbers, last[0]], [*so_far, last[1]], drawstyle="steps-post", color="#333333", lw=1.2, zorder=1)
+            axes.plot(
+                [*numbers, last[0]], [*so_far, last[1]], drawstyle="steps-post", color="#333333", lw=1.2, zorder=1
+            )
         axes.set(xlabel="trial", ylabel=f"{metric}, validation")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         best = Line2D([], [], color="#333333", lw=1.2, label="best so far")
@@ -152,7 +158,7 @@ def importance(shares: Mapping[str, float]) -> str:
 
 
 def intervals(rows: Sequence[tuple[str, float, float | None, float | None]], metric: str) -> str:
-    """Estimates with their intervals, a row each: (label, value, low, high). One without an interval is a hollow mark."""
+    """Estimates with their intervals, a row each: (label, value, low, high). A hollow mark has no interval."""
     with _figure(WIDTH * 0.75, 0.36 * len(rows) + 0.75) as figure:
         axes = figure.add_subplot()
         for row, (_, value, low, high) in enumerate(rows):
@@ -197,7 +203,7 @@ def _svg(figure: Figure, says: str) -> str:
     return text.replace("<svg", f'<svg role="img" aria-label="{escape(says)}"', 1)
 
 
-def _end_mark(state: State) -> dict[str, object]:
+def _end_mark(state: State) -> dict[str, Any]:
     if state is State.PRUNED:
         return {"marker": "x", "color": GREY, "ms": 5, "mew": 1.1, "ls": "none"}
     if state is State.RUNNING:
@@ -215,7 +221,7 @@ def _ends(trials: Sequence[Trial]) -> list[Line2D]:
         State.CANCELLED: "failed, infeasible or cancelled",
     }
     found = {words[t.state]: t.state for t in trials if t.epochs and t.state in words}
-    return [Line2D([], [], label=label, **_end_mark(state)) for label, state in found.items()]  # type: ignore[arg-type]
+    return [Line2D([], [], label=label, **_end_mark(state)) for label, state in found.items()]
 
 
 def _lines(look: Mapping[str, Style]) -> list[Line2D]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import uuid
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ def identity(plan: Plan) -> dict[str, Any]:
     config = plan.config
     return {
         "format": FORMAT,
+        "id": uuid.uuid4().hex,  # two searches of one name stay two, in MLflow too
         "settings": meaning(config),
         "metric": config.metric,
         "direction": plan.direction,

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from search.sampler import Sampler
 from search.study import JOURNAL, Study, only_writer, open_storage, repair_journal
 from spaces.config import SearchConfig
 from spaces.library import trial_config
+from trainables.files import write_json
 
 RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -32,6 +34,7 @@ RAY_SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+DRIVER = "driver.json"  # what the last launch cost its driver
 DEATHS = 2  # of a job's worker that are retried from the newest checkpoint
 
 
@@ -87,13 +90,19 @@ def _run(found: SearchFolder, planned: Plan, address: str | None, console: Conso
         study = Study.open(open_storage(found.path, config.study), config.name)
         refuse_changes(study.identity, identity(planned))
         sampler = Sampler(planned.space, planned.direction, config.seed, config.sampler, study.trials)
-        with chatter_to(found.log), _mirror(found, config):
+        started = time.perf_counter()
+        with chatter_to(found.log):
             from search.scheduler import Driver
 
+            if config.mlflow != "off":
+                _start_mirror(found)
+            tracking = time.perf_counter() - started
             driver = Driver(config, planned.direction, study, sampler, study.identity["first"], _orders(found, planned))
             with View(driver, console):
                 _drive(driver, found, planned, address, console)
         left = [t for t in study.trials if not t.state.terminal]
+        costs = {"wall_seconds": time.perf_counter() - started, "record_seconds": driver.seconds, "tracking_seconds": tracking}
+        write_json(found.path / DRIVER, costs)
         console.ended(study, found, driver)
         if driver.stopping.is_set() and (left or len(study.trials) < config.budget.trials):
             raise Interrupted
@@ -182,12 +191,8 @@ def _orders(found: SearchFolder, planned: Plan) -> Any:
     return order
 
 
-@contextmanager
-def _mirror(found: SearchFolder, config: SearchConfig) -> Iterator[None]:
+def _start_mirror(found: SearchFolder) -> None:
     """MLflow's mirror of the record, in a process of its own that outlives this one until it is up to date."""
-    if config.mlflow == "off":
-        yield
-        return
     with (found.path / "mlflow.log").open("ab") as log:
         subprocess.Popen(
             [sys.executable, "-m", "search.cli", "sync", str(found.path), "--follow"],
@@ -195,9 +200,7 @@ def _mirror(found: SearchFolder, config: SearchConfig) -> Iterator[None]:
             stdout=log,
             stderr=log,
             start_new_session=True,
-            cwd=found.path,
         )
-    yield
 
 
 @contextmanager

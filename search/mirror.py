@@ -309,8 +309,8 @@ def connect(uri: str) -> MlflowClient:
 
 
 def _make_store(path: Path) -> None:
-    """A SQLite store, there whole or not at all. MLflow makes its tables step by step: two processes that do so at once,
-    or one that is killed meanwhile, leave a store that can't be opened again (seen with 3.17.2)."""
+    """A SQLite store, there whole or not at all. MLflow makes its tables step by step: two processes that do so at
+    once, or one that is killed meanwhile, leave a store that can't be opened again (seen with 3.17.2)."""
     from mlflow.tracking import MlflowClient
 
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from search.tracking import reachable
 from spaces.backbone import backbone
 from spaces.config import METRICS, Direction, ResourcesConfig, SearchConfig
 from spaces.dimensions import Point, Space
@@ -93,6 +94,8 @@ def plan(config: SearchConfig, base: Path, *, cluster: bool = False) -> Plan:
     attempt(lambda: check_storage(Path(config.storage)))
     attempt(lambda: policy(config.dataset.policy) if config.dataset.policy else None)
     concurrent = 0 if cluster else attempt(lambda: concurrent_trials(config.resources, *this_machine_has(config.resources)))
+    if config.mlflow not in ("off", "local"):
+        attempt(lambda: reachable(config.mlflow))
     storage_usable = not any(sentence.startswith("storage:") for sentence in problems)
     prepared = attempt(lambda: prepare(config.dataset, cache_folder(config), base)) if storage_usable else None
     first: list[Point] | None = []

@@ -36,7 +36,8 @@ class Epoch:
     """One epoch of a trial, as the loop reported it. Times in seconds."""
 
     epoch: int
-    value: float
+    value: float | None
+    """The search's metric; None where it isn't defined."""
     standard_error: float | None
     train_loss: float
     metrics: dict[str, float]
@@ -84,8 +85,9 @@ class Trial:
         return sum(e.seconds for e in self.epochs.values())
 
     def values(self, up_to: int | None = None) -> list[float]:
-        """The metric after each epoch, in order."""
-        return [self.epochs[e].value for e in sorted(self.epochs) if up_to is None or e <= up_to]
+        """The metric after each epoch that it is defined for, in order."""
+        reached = (self.epochs[e].value for e in sorted(self.epochs) if up_to is None or e <= up_to)
+        return [value for value in reached if value is not None]
 
 
 def best(trials: Sequence[Trial], direction: Direction) -> Trial | None:

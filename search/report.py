@@ -18,7 +18,7 @@ import numpy as np
 import optuna
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 from scipy import integrate, stats
@@ -39,6 +39,7 @@ from trainables.files import write_text
 TEMPLATE = "report.html.j2"
 ENOUGH = 10  # complete trials for importance
 TOP = 5  # trials that PED-ANOVA's best share should hold, as Optuna's page on it says
+SEEN = 0.005  # smallest share of importance that gets a bar
 SLICES = 12
 FIRST_SHOWN = ("backbone", "trained_blocks", "head_lr", "backbone_lr_ratio", "level", "resolution")
 
@@ -141,7 +142,7 @@ def report(searches: Sequence[SearchFolder], output: Path) -> Path:
     )
     environment.filters.update(
         value=_value, short=_short, hours=_hours, duration=duration, cause=public_cause, label=_label, words=_words,
-        times=lambda n: _count(n, "time"), count_of=_count,
+        key=_key, times=lambda n: _count(n, "time"), count_of=_count,
     )  # fmt: skip
     environment.globals.update(what_is_trained=what_is_trained, error=_error, State=State)
     text = environment.get_template(TEMPLATE).render(
@@ -279,7 +280,8 @@ def _figures(
         if axes := _axes(trials, config, distributions):
             drawn["slices"] = Markup(figures.slices(trials, axes[:SLICES], look, words))
     if shares:
-        drawn["importance"] = Markup(figures.importance(shares))
+        seen = {_key(key): share for key, share in shares.items() if share >= SEEN}
+        drawn["importance"] = Markup(figures.importance(seen))
     return drawn
 
 
@@ -315,8 +317,8 @@ def _numbers_first(value: Value) -> tuple[bool, float, str]:
 def _range(distribution: BaseDistribution) -> str:
     if isinstance(distribution, CategoricalDistribution):
         return ", ".join(str(choice) for choice in distribution.choices)
-    log = " (log scale)" if getattr(distribution, "log", False) else ""
-    return f"{getattr(distribution, 'low'):g} to {getattr(distribution, 'high'):g}{log}"
+    assert isinstance(distribution, FloatDistribution | IntDistribution)  # Optuna has no others
+    return f"{distribution.low:g} to {distribution.high:g}" + (" (log scale)" if distribution.log else "")
 
 
 def _fixed(trials: Sequence[Trial], distributions: dict[str, BaseDistribution]) -> dict[str, Value]:
@@ -371,6 +373,12 @@ def _short(value: Any) -> str:
 def _hours(seconds: float) -> str:
     hours = seconds / 3600
     return f"{hours:.1f}" if hours >= 10 else f"{hours:.2g}"
+
+
+def _key(key: str) -> str:
+    """`layer_decay (mae)` of `layer_decay@mae`."""
+    name, _, scope = key.partition("@")
+    return f"{name} ({scope})" if scope else name
 
 
 def _count(number: int, one: str, many: str = "") -> str:

@@ -42,9 +42,10 @@ def key(trial: Trial) -> str:
     return str(trial.point.get("trained_blocks", 0))
 
 
-def score(trial: Trial, epoch: int) -> float:
-    """The metric up to an epoch, smoothed."""
-    return float(np.mean(trial.values(up_to=epoch)[-LAST:]))
+def score(trial: Trial, epoch: int) -> float | None:
+    """The metric up to an epoch, smoothed; None where it was never defined."""
+    values = trial.values(up_to=epoch)
+    return float(np.mean(values[-LAST:])) if values else None
 
 
 def decide(
@@ -67,14 +68,23 @@ def decide(
     ]
     if len(peers) < stopping.eta:
         return Decision(True)
-    ranked = sorted(peers, key=lambda t: sign * score(t, epoch), reverse=True)
-    last_in = ranked[max(1, len(ranked) // stopping.eta) - 1]
-    gap = sign * (score(last_in, epoch) - score(trial, epoch))
+    def merit(other: Trial) -> float:
+        """Higher is better; a metric that isn't defined is worse than any value."""
+        value = score(other, epoch)
+        return -math.inf if value is None else sign * value
+
+    ranked = sorted(peers, key=merit, reverse=True)
+    places = max(1, len(ranked) // stopping.eta)
+    last_in = ranked[places - 1]
     noise = last_in.epochs[epoch].standard_error or 0.0
-    if gap <= noise:
+    if merit(trial) >= merit(last_in) - noise:
         return Decision(True)
     return Decision(
         False,
-        f"after epoch {epoch} its score was {score(trial, epoch):.4f}, the best {max(1, len(ranked) // stopping.eta)} of "
-        f"{len(ranked)} with {key(trial)} trained blocks had {score(last_in, epoch):.4f} or better",
+        f"after epoch {epoch} its score was {_shown(score(trial, epoch))}, the best {places} of {len(ranked)} with "
+        f"{key(trial)} trained blocks had {_shown(score(last_in, epoch))} or better",
     )
+
+
+def _shown(score: float | None) -> str:
+    return "not defined" if score is None else f"{score:.4f}"

@@ -76,8 +76,8 @@ class Sampler:
         """Takes a trial's end in. A pruned trial counts by its epochs; one without a usable value says nothing."""
         mirror = self._mirror
         mirrored = optuna.trial.Trial(mirror, mirror.get_trials(deepcopy=False)[self._numbers[trial.number]]._trial_id)
-        for epoch in sorted(trial.epochs):
-            mirrored.report(trial.epochs[epoch].value, epoch)
+        for epoch, value in _defined(trial).items():
+            mirrored.report(value, epoch)
         mirror.tell(mirrored, trial.value if trial.state is State.COMPLETE else None, OPTUNA_STATE[trial.state])
 
     def add(self, trial: Trial) -> None:
@@ -92,9 +92,14 @@ class Sampler:
         if trial.state is State.COMPLETE:
             template["value"] = trial.value
         if trial.state.terminal:
-            template["intermediate_values"] = {e: trial.epochs[e].value for e in sorted(trial.epochs)}
+            template["intermediate_values"] = _defined(trial)
         self._numbers[trial.number] = len(self._mirror.get_trials(deepcopy=False))
         self._mirror.add_trial(create_trial(**template))
+
+
+def _defined(trial: Trial) -> dict[int, float]:
+    """The metric by epoch, where it is defined."""
+    return {e: value for e in sorted(trial.epochs) if (value := trial.epochs[e].value) is not None}
 
 
 def _suggest(trial: optuna.trial.Trial, dimension: AnyDimension) -> Value:

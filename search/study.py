@@ -30,6 +30,7 @@ from spaces.mistakes import Mistake
 
 log = logging.getLogger(__name__)
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+GLANCE = 1.0  # seconds for which a mirror that looks whether the lock is free may hold it
 TRIAL, END, EPOCH = "medtune:trial", "medtune:end", "medtune:epoch:"
 SEARCH = "medtune:search"
 JOURNAL = "study.journal"
@@ -51,7 +52,7 @@ def only_writer(folder: Path) -> Iterator[None]:
     """
     lock, owner = FileLock(folder / "study.lock"), folder / "study.owner"
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=GLANCE)
     except Timeout:
         who = owner.read_text().strip() if owner.exists() else "another process"
         raise Mistake(
@@ -175,7 +176,8 @@ class Study:
         if trial.state.terminal or epoch.epoch in trial.epochs:
             return
         self.storage.set_trial_user_attr(trial_id, f"{EPOCH}{epoch.epoch:05d}", epoch.plain())
-        self.storage.set_trial_intermediate_value(trial_id, epoch.epoch, epoch.value)
+        if epoch.value is not None:
+            self.storage.set_trial_intermediate_value(trial_id, epoch.epoch, epoch.value)
         trial.epochs[epoch.epoch] = epoch
 
     def end(self, number: int, state: State, cause: str, value: float | None = None) -> None:

@@ -174,7 +174,7 @@ def sync_once(folder: Path) -> None:
     """
     uri = tracking_uri(folder, settings(folder).mlflow)
     reachable(uri)
-    with only_mirror(folder, wait=False):
+    with only_mirror(folder, wait=not being_driven(folder)):
         driven = being_driven(folder)
         search, trials = _Record(folder).read()
         try:

@@ -24,7 +24,9 @@ METRICS = {
 }
 Metric = Literal["accuracy", "balanced_accuracy", "macro_auroc", "quadratic_weighted_kappa", "macro_f1"]
 Direction = Literal["maximize", "minimize"]
-Head = Literal["linear"]
+Head = Literal["linear", "bn_linear", "attentive", "deit"]
+Adapter = Literal["none", "lora", "dora"]
+AdapterTargets = Literal["all", "attention"]
 
 
 class SplitConfig(Strict):
@@ -177,6 +179,13 @@ class TrialConfig(Strict):
     head: Head = "linear"
     trained_blocks: int | Literal["all"] = 0
     """Blocks trained, counted from the output; 0 is the head alone, `all` includes the stem."""
+    adapter: Adapter = "none"
+    """How trained blocks change: all their weights, or low-rank updates of them alone (trainables/adapters.py)."""
+    adapter_rank: int = Field(default=16, ge=1)
+    adapter_targets: AdapterTargets = "all"
+    """Which linear layers of the trained blocks are adapted."""
+    grad_checkpointing: bool = False
+    """Computes the activations of trained blocks again in the backward pass: less memory, more time, same results."""
     head_lr: float = Field(gt=0)
     backbone_lr_ratio: float = Field(default=0.01, gt=0)
     """Backbone's learning rate as a share of the head's."""

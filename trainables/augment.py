@@ -97,7 +97,7 @@ class Augment:
     def _colour(self, pixels: Tensor, draws: Tensor) -> Tensor:
         ranges = self.ranges
         if not (ranges.brightness or ranges.contrast or ranges.saturation or ranges.hue):
-            return pixels
+            return pixels.clamp_(0, 1)  # interpolation's weights add up to 1 but for rounding
         brightness = _factor(draws[:, _BRIGHTNESS], ranges.brightness)
         contrast = _factor(draws[:, _CONTRAST], ranges.contrast)
         grey = torch.tensor(_GREY, device=pixels.device)
@@ -124,6 +124,11 @@ def _colour_matrix(saturation: Tensor, turn: Tensor) -> Tensor:
     cosine, sine = turn.cos() * saturation, turn.sin() * saturation
     zero, one = torch.zeros_like(turn), torch.ones_like(turn)
     rotation = torch.stack(
-        [torch.stack([one, zero, zero], 1), torch.stack([zero, cosine, -sine], 1), torch.stack([zero, sine, cosine], 1)], 1
+        [
+            torch.stack([one, zero, zero], 1),
+            torch.stack([zero, cosine, -sine], 1),
+            torch.stack([zero, sine, cosine], 1),
+        ],
+        1,
     )
     return torch.linalg.inv(to_yiq) @ rotation @ to_yiq

@@ -128,11 +128,12 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[int, str]) -
 
 
 def set_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], names: dict[int, str]) -> None:
-    """Puts back what `optimizer_tensors` gave. AdamW keeps its step count on the CPU unless it is capturable or fused."""
+    """Puts back what `optimizer_tensors` gave."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             prefix = f"{names[id(parameter)]}/"
             values = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+            # AdamW keeps its step count on the CPU unless it is capturable or fused.
             on_device = bool(group.get("fused") or group.get("capturable"))
             if values:
                 optimizer.state[parameter] = {

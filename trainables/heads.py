@@ -4,33 +4,103 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+from timm.layers import AttentionPoolLatent
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from spaces.backbone import BackboneSpec
 from spaces.config import Head
 from trainables.backbones import Features
 
+HEAD_WIDTH = 64
+"""Channels of one attention head, as in vision transformers of all sizes."""
+
 
 class LinearHead(nn.Module):
-    """One linear layer on the pooled feature."""
+    """One linear layer on the pooled feature.
+
+    Args:
+        normalised: with a BatchNorm without parameters before it, as in MAE's linear probing (He et al. 2022).
+    """
+
+    reads_tokens = False
+
+    def __init__(self, width: int, classes: int, normalised: bool = False) -> None:
+        super().__init__()
+        self.norm: nn.Module = nn.BatchNorm1d(width, affine=False, eps=1e-6) if normalised else nn.Identity()
+        self.linear = _linear(width, classes)
+
+    def forward(self, features: Features) -> Tensor:
+        return self.linear(self.norm(features.pooled))
+
+
+class AttentiveHead(nn.Module):
+    """One learned query that attends to the patch tokens, and a linear layer on what it finds.
+
+    The smallest of attentive probes, keys and values alone (El-Nouby et al. 2024; Bardes et al. 2024).
+
+    Args:
+        width: channels of the tokens.
+    """
+
+    reads_tokens = True
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(width, classes)
-        nn.init.trunc_normal_(self.linear.weight, std=0.02)
-        nn.init.zeros_(self.linear.bias)
+        heads = next(count for count in range(max(1, width // HEAD_WIDTH), 0, -1) if width % count == 0)
+        self.pool = AttentionPoolLatent(width, out_features=0, num_heads=heads, q_proj=False)
+        nn.init.trunc_normal_(self.pool.kv.weight, std=0.02)
+        nn.init.zeros_(self.pool.kv.bias)
+        self.linear = _linear(width, classes)
 
     def forward(self, features: Features) -> Tensor:
-        return self.linear(features.pooled)
+        return self.linear(self.pool(features.tokens))
+
+
+class DeitHead(nn.Module):
+    """A DeiT-Base (Touvron et al. 2021) on the patch tokens, without its patch embedding and positions: 85 M parameters.
+
+    Huix et al. 2024 put it on frozen foundation models: tokens are projected to its width and normed, a CLS token of
+    its own goes first, and 12 blocks later a linear layer reads that.
+
+    Args:
+        width: channels of the tokens.
+    """
+
+    reads_tokens = True
+
+    def __init__(self, width: int, classes: int, depth: int = 12, inner: int = 768, heads: int = 12) -> None:
+        super().__init__()
+        self.project = nn.Sequential(nn.Linear(width, inner), nn.LayerNorm(inner, eps=1e-6))
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, inner))
+        self.blocks = nn.Sequential(*(Block(inner, heads, qkv_bias=True) for _ in range(depth)))
+        self.norm = nn.LayerNorm(inner, eps=1e-6)
+        self.linear = _linear(inner, classes)
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, features: Features) -> Tensor:
+        tokens_BNC = self.project(features.tokens)
+        x_BTC = torch.cat([self.cls_token.expand(len(tokens_BNC), -1, -1).to(tokens_BNC.dtype), tokens_BNC], dim=1)
+        return self.linear(self.norm(self.blocks(x_BTC)[:, 0]))
 
 
 HEADS: dict[Head, Callable[[BackboneSpec, int], nn.Module]] = {
     "linear": lambda spec, classes: LinearHead(spec.width, classes),
+    "bn_linear": lambda spec, classes: LinearHead(spec.width, classes, normalised=True),
+    "attentive": lambda spec, classes: AttentiveHead(spec.token_width or spec.width, classes),
+    "deit": lambda spec, classes: DeitHead(spec.token_width or spec.width, classes),
 }
 
 
 def build_head(kind: Head, spec: BackboneSpec, classes: int) -> nn.Module:
     """A head that maps `Features` to logits [B, classes], initialised from torch's global random state.
+
+    Its `reads_tokens` says whether it reads the tokens instead of the pooled feature.
 
     Raises:
         ValueError: fewer than two classes.
@@ -38,3 +108,10 @@ def build_head(kind: Head, spec: BackboneSpec, classes: int) -> nn.Module:
     if classes < 2:
         raise ValueError(f"classes: expected at least 2, found {classes}")
     return HEADS[kind](spec, classes)
+
+
+def _linear(width: int, classes: int) -> nn.Linear:
+    linear = nn.Linear(width, classes)
+    nn.init.trunc_normal_(linear.weight, std=0.02)
+    nn.init.zeros_(linear.bias)
+    return linear

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +36,7 @@ from trainables.model import Model, build_model, load_trained_state, trained_sta
 from trainables.place import Place
 
 EVALUATION_BATCH = 256
+ALONE = Place()
 LAST = 3  # epochs that a value without an average is the mean of
 
 
@@ -45,8 +46,9 @@ class EpochReport:
 
     epoch: int
     """Epochs done, from 1."""
-    value: float
-    """The search's metric on the validation set after this epoch."""
+    value: float | None
+    """The search's metric on the validation set after this epoch; None where it isn't defined, as the kappa of a model
+    that gives one grade to every image isn't."""
     standard_error: float | None
     """Of `value`, over groups of the validation set."""
     train_loss: float
@@ -55,6 +57,8 @@ class EpochReport:
     seconds: float
     time: float
     """Unix time in seconds at the end of the epoch."""
+    undefined: str = ""
+    """Why `value` is None."""
     step_losses: tuple[float, ...] = field(default=(), repr=False)
 
 
@@ -82,7 +86,7 @@ def fine_tune(
     data: TrialData,
     folder: Path | None = None,
     report: Callable[[EpochReport], None] = lambda _: None,
-    place: Place = Place(),
+    place: Place = ALONE,
 ) -> Outcome:
     """One trial: trains, evaluates after every epoch, goes on from its newest checkpoint where there is one.
 
@@ -163,18 +167,23 @@ def fine_tune(
             probabilities = predict(model, data.validation, place)
     if average:
         average.put_in_place_of(trained_state(model))
-    return Outcome(trial_value(config, [r.value for r in reports]), tuple(reports), probabilities, model)
+    try:
+        value = trial_value(config, [r.value for r in reports])
+    except Infeasible as reason:
+        raise Infeasible(f"{reason}: {next(r.undefined for r in reversed(reports) if r.undefined)}") from None
+    return Outcome(value, tuple(reports), probabilities, model)
 
 
 @torch.inference_mode()
-def predict(model: Model, part: Part, place: Place = Place()) -> np.ndarray:
+def predict(model: Model, part: Part, place: Place = ALONE) -> np.ndarray:
     """Class probabilities float32 [N, classes] of a part's images, without augmentation."""
     model.eval()
     rows = rank_share(np.arange(max(len(part), place.world)), place.rank, place.world)
     rows = np.minimum(rows, len(part) - 1)  # a worker without rows takes one again, which `gather` leaves out
     logits = []
     for start in range(0, len(rows), EVALUATION_BATCH):
-        images = part.pixels[torch.from_numpy(rows[start : start + EVALUATION_BATCH])].to(place.device).float().div_(255)
+        chosen = torch.from_numpy(rows[start : start + EVALUATION_BATCH])
+        images = part.pixels[chosen].to(place.device).float().div_(255)
         with torch.autocast(place.device.type, torch.bfloat16, enabled=place.device.type == "cuda"):
             logits.append(model(images).float())
     gathered = place.gather(torch.cat(logits), len(part))
@@ -189,28 +198,38 @@ def warmup_cosine(step: int, steps: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1.0, steps - rise)))
 
 
-def trial_value(config: TrialConfig, values: list[float]) -> float:
+def trial_value(config: TrialConfig, values: Sequence[float | None]) -> float:
     """A trial's value after these epochs: the last epoch's with an average of weights, else the mean of the last three.
 
     Never the best epoch's, which is a second maximum over noise and favours long trials.
+
+    Raises:
+        Infeasible: the metric isn't defined after one of the epochs that count.
     """
-    return values[-1] if config.ema else float(np.mean(values[-LAST:]))
+    counted = values[-1:] if config.ema else values[-LAST:]
+    defined = [value for value in counted if value is not None]
+    if len(defined) < len(counted):
+        raise Infeasible(f"{config.metric} isn't defined on the validation set after the last epochs")
+    return float(np.mean(defined))
 
 
 def _evaluated(
     epoch: int, config: TrialConfig, data: TrialData, probabilities: np.ndarray, losses: Tensor, started: float
 ) -> EpochReport:
     labels, classes = data.validation.labels.numpy(), len(data.classes)
+    value, error, undefined = None, None, ""
     try:
         value = compute(config.metric, labels, probabilities, classes)
-    except Undefined as undefined:
-        raise Infeasible(f"{config.metric} isn't defined on the validation set: {undefined}") from undefined
+        error = standard_error(config.metric, labels, probabilities, data.validation.groups, classes)
+    except Undefined as reason:
+        undefined = str(reason)
     others = summary(labels, probabilities, classes, data.task)
     now = time.time()
     return EpochReport(
         epoch=epoch,
         value=value,
-        standard_error=standard_error(config.metric, labels, probabilities, data.validation.groups, classes),
+        standard_error=error,
+        undefined=undefined,
         train_loss=float(losses.mean()),
         metrics={name: number for name, number in others.items() if isinstance(number, float)},
         seconds=now - started,
@@ -291,4 +310,3 @@ class _Resumable:
                 state["average_steps"] = self.average.steps
             checkpoints.save(self.folder, new)
         self.place.wait()
-

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spaces.config import TrialConfig
+from trainables.model import Model
 
 
 def targets(labels: Tensor, classes: int, smoothing: float) -> Tensor:
@@ -49,7 +50,7 @@ def mix(values: Tensor, share: Tensor) -> Tensor:
 class MixedForward(nn.Module):
     """The model's forward with mixing at its freeze boundary: one module, so that DDP can wrap it."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from spaces.config import TrialConfig
 from spaces.mistakes import Mistake
+from trainables.adapters import add_adapters, merge_adapters
 from trainables.backbones import Backbone, Features, build
 from trainables.freezing import freeze
 from trainables.heads import build_head
@@ -56,16 +57,32 @@ class Model(nn.Module):
 
 
 def build_model(config: TrialConfig, classes: int) -> Model:
-    """The network of a trial on the CPU, frozen as configured.
+    """The network of a trial on the CPU, frozen and adapted as configured.
 
-    The head is initialised from torch's global random state; nothing else draws from it.
+    The head, and then adapters, are initialised from torch's global random state; nothing else draws from it.
 
     Raises:
-        Mistake: what the backbone can't be built with (see `trainables.backbones.build`).
+        Mistake: what the backbone can't be built or adapted with (see `trainables.backbones.build`).
     """
     backbone = build(config.backbone, weights=config.weights, resolution=config.resolution, drop_path=config.drop_path)
     freeze(backbone, config.trained_blocks)
-    return Model(backbone, build_head(config.head, backbone.spec, classes))
+    head = build_head(config.head, backbone.spec, classes)
+    if config.adapter != "none":
+        add_adapters(backbone, config.adapter, config.adapter_rank, config.adapter_targets)
+    if head.reads_tokens:
+        parameters = dict(backbone.named_parameters())
+        for name in backbone.for_pooled_alone():
+            parameters[name].requires_grad_(False)
+    backbone.set_grad_checkpointing(config.grad_checkpointing)
+    return Model(backbone, head)
+
+
+def merged(model: Model, config: TrialConfig) -> TrialConfig:
+    """Merges the model's adapters into its weights, in place; the configuration that builds a model of that form."""
+    if config.adapter == "none":
+        return config
+    merge_adapters(model.backbone)
+    return config.model_copy(update={"adapter": "none"})
 
 
 def trained_state(model: Model) -> dict[str, Tensor]:

@@ -83,7 +83,9 @@ def load_model(folder: Path) -> Trained:
     if not isinstance(card, dict) or card.get("kind") != "medtune model":
         raise Mistake(f"{folder / CARD}: isn't a medtune model's; give the model folder that medtune final wrote.")
     if card.get("format") != FORMAT:
-        raise Mistake(f"{folder / CARD}: has format {card.get('format')}, this version reads {FORMAT}; run the final anew.")
+        raise Mistake(
+            f"{folder / CARD}: has format {card.get('format')}, this version reads {FORMAT}; run the final anew."
+        )
     if card.pop("digest", None) != digest(card):
         raise Mistake(f"{folder / CARD}: doesn't have the digest it was written with; the model folder is damaged.")
     try:

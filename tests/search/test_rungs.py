@@ -70,3 +70,11 @@ def test_the_cause_gives_figures() -> None:
     trials = [trial(0, [0.9, 0.9]), trial(1, [0.5, 0.5])]
     cause = decide(trials, 1, 2, epochs=8, stopping=HALVING, direction="maximize").cause
     assert "0.5000" in cause and "0.9000" in cause and "epoch 2" in cause
+
+
+def test_an_undefined_metric_is_worse_than_any() -> None:
+    nothing = trial(1, [])
+    nothing.epochs = {e: Epoch(e, None, None, 1.0, {}, 1.0, 0.0) for e in (1, 2)}
+    others = [trial(0, [0.1, 0.1]), nothing]
+    assert not goes_on(others, 1) and goes_on(others, 0)
+    assert "not defined" in decide(others, 1, 2, epochs=8, stopping=HALVING, direction="maximize").cause

@@ -118,9 +118,30 @@ def test_first_configurations() -> None:
 
 def test_shipped_first_configurations_lie_in_the_real_space() -> None:
     names = ["dinov2_base", "dinov2_large", "mae_base"]
-    for images, expected in ((1_000, 2), (20_000, 3), (200_000, 2)):
+    for images, expected in ((1_000, 3), (20_000, 4), (200_000, 3)):
         searched = config(backbones=names, weights="pretrained")
         assert len(first_points(searched, assemble(searched), images)) == expected
+    wide = {"resolution": {"choice": [224, 448]}, "resolution@dinov2": {"choice": [224, 322, 448]}}
+    searched = config(backbones=[*names, "aimv2_large", "clip_base"], weights="pretrained", space=wide)
+    for images in (1_000, 20_000, 200_000):
+        points = first_points(searched, assemble(searched), images)
+        assert len(points) == 5, "every shipped configuration lies in a space that is wide enough"
+        assert points[-1]["head"] == "deit" and points[-1]["head_lr"] == 1e-4
+
+
+def test_heads_and_adapters_have_ranges_of_their_own() -> None:
+    searched = config(backbones=["dinov2_base", "vmamba_t"])
+    space = assemble(searched)
+    attentive = space.complete({"head": "attentive"})
+    assert attentive["head_lr"] == 5e-4 and "head_lr@attentive" in space.keyed(attentive)
+    lora = space.complete({"backbone": "dinov2_base", "trained_blocks": 4, "adapter": "lora"})
+    keyed = space.keyed(lora)
+    assert keyed["backbone_lr_ratio@adapter"] == 0.25 and lora["layer_decay"] == 1 and lora["adapter_rank"] == 16
+    assert {"adapter", "adapter_rank"}.isdisjoint(space.complete({"trained_blocks": 0}))
+    without = space.complete({"backbone": "dinov2_base", "trained_blocks": 4, "adapter": "none"})
+    assert without["layer_decay"] == 0.75 and "adapter_rank" not in without
+    unasked = assemble(config(backbones=["dinov2_base"], space={"adapter": None})).complete({"trained_blocks": 4})
+    assert unasked["layer_decay"] == 0.75 and "adapter" not in unasked
 
 
 def test_dimensions_refuse_nonsense() -> None:

@@ -19,6 +19,7 @@ import torch.distributed as dist
 
 from spaces.config import DatasetConfig, TrialConfig
 from tests.trainables.digits import Digits
+from trainables import checkpoint
 from trainables.data.parts import TrialData
 from trainables.loop import EpochReport, Outcome, fine_tune, predict
 from trainables.place import Place
@@ -81,7 +82,9 @@ def resumed(folder: Path, config: TrialConfig, data: TrialData, place: Place) ->
     whole = fine_tune(config, data, folder / "whole", keep_first, place)
     told: list[int] = []
     rest = fine_tune(config, data, folder / "second", lambda report: told.append(report.epoch), place)
-    return {"whole": plain(whole), "rest": plain(rest), "told": told}
+    states = checkpoint.load(folder / "whole" / "checkpoints" / "epoch-0002")
+    alike = torch.equal(states.kind("random0")["cpu"], states.kind("random1")["cpu"])
+    return {"whole": plain(whole), "rest": plain(rest), "told": told, "workers draw alike": alike}
 
 
 def of_place(place: Place) -> dict[str, Any]:

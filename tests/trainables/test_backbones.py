@@ -1,6 +1,7 @@
 """Backbones: the authors' own outputs, one contract for all families, and every way that weights can be wrong."""
 
 import json
+import math
 import re
 from argparse import Namespace
 from pathlib import Path
@@ -17,36 +18,70 @@ from spaces.backbone import BackboneSpec, backbone, table
 from spaces.mistakes import Mistake
 from trainables.backbones import Backbone, build, weights_digest
 from trainables.backbones.families import FAMILIES
+from trainables.backbones.weights import source_of
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
-LAYOUTS = json.loads((GOLDEN / "layouts.json").read_text())
-ARCHITECTURES = {
-    "dinov2": "vit_small_patch14_dinov2.lvd142m",
-    "dinov2_reg": "vit_small_patch14_reg4_dinov2.lvd142m",
-    "dinov2_swiglu": "vit_giant_patch14_dinov2.lvd142m",
-    "mae": "vit_base_patch16_224.mae",
+LAYOUTS = {
+    # the row of the table that the tiny model of this layout is like
+    "dinov2": "dinov2_small",
+    "dinov2_reg": "dinov2_reg_small",
+    "dinov2_swiglu": "dinov2_giant",
+    "mae": "mae_base",
+    "aimv2": "aimv2_large",
+    "aimv2_hf": "aimv2_large",
+    "clip_openai": "clip_base",
+    "clip_laion": "clip_laion_base",
+    "coca": "coca_base",
+    "sam2": "sam2_t",
+    "vmamba_t": "vmamba_t",
+    "vmamba_s": "vmamba_s",
 }
-CASES = [(layout, case) for layout in ARCHITECTURES for case in ("", "_alt", "_rect") if layout != "mae" or not case]
+CASES = [
+    (layout, case)
+    for layout in LAYOUTS
+    for case in ("", "_alt", "_rect")
+    if f"input{case}" in load_file(GOLDEN / layout / "reference.safetensors")
+]
 TINY = [name for name in table() if name.endswith("_tiny")]
+SMALL = [*TINY, "timm/test_vit.r160_in1k", "timm/test_convnext.r160_in1k", "timm/test_resnet.r160_in1k"]
 
 
 def golden_spec(layout: str) -> BackboneSpec:
     config = json.loads((GOLDEN / layout / "config.json").read_text())
-    row = backbone("mae_base" if layout == "mae" else "dinov2_base")
+    row = backbone(LAYOUTS[layout])
+    original = config["build"]
+    blocks, width, multiple_of = config["depth"], config["embed_dim"], row.multiple_of
+    build = {"embed_dim": width, "depth": blocks, "num_heads": config["heads"]}
+    if layout == "coca":
+        width, multiple_of = config["out_dim"], config["patch"]
+        build |= {"patch_size": config["patch"], "pooler_heads": config["pooler_heads"], "queries": config["n_queries"]}
+    elif layout == "sam2":
+        width, blocks = 256, sum(original["trunk"]["stages"])
+        names = ("embed_dim", "num_heads", "stages", "global_att_blocks")
+        build = {name: original["trunk"][name] for name in names}
+    elif layout.startswith("vmamba"):
+        dims, depths = original["dims"], original["depths"]
+        blocks, width = sum(depths), dims[-1]
+        build = {"depths": depths, "width": dims[0], "ssm_ratio": original["ssm_ratio"]}
+    native = config["img_size"]
     changes = {
         "name": f"golden_{layout}",
-        "timm": ARCHITECTURES[layout],
-        "build": {"embed_dim": config["embed_dim"], "depth": config["depth"], "num_heads": config["heads"]},
-        "blocks": config["depth"],
-        "width": config["embed_dim"],
-        "native": (config["img_size"], config["img_size"]),
+        "build": build,
+        "blocks": blocks,
+        "width": width,
+        "multiple_of": multiple_of,
+        "native": (native, native) if isinstance(native, int) else tuple(native),
     }
     return row.model_copy(update=changes)
 
 
+def golden_file(layout: str) -> Path:
+    return next((GOLDEN / layout).glob("checkpoint.*"))
+
+
 def golden(layout: str, resolution: tuple[int, int] | None = None, **options: float) -> Backbone:
     spec = golden_spec(layout)
-    return build(spec, weights=GOLDEN / layout / "checkpoint.pth", resolution=resolution or spec.native, **options)
+    return build(spec, weights=golden_file(layout), resolution=resolution or spec.native, **options)
 
 
 def images(spec: BackboneSpec, batch: int = 2) -> Tensor:
@@ -54,7 +89,8 @@ def images(spec: BackboneSpec, batch: int = 2) -> Tensor:
 
 
 def flat(layout: str) -> dict[str, Tensor]:
-    content = torch.load(GOLDEN / layout / "checkpoint.pth", weights_only=True)
+    path = golden_file(layout)
+    content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
     return dict(content.get("model", content))
 
 
@@ -73,10 +109,46 @@ def test_features_are_the_authors_own(layout: str, case: str) -> None:
     with torch.no_grad():
         features = golden(layout, (height, width)).eval()(x)
     for name in ("tokens", "prefix", "pooled"):
-        expected = reference[name + case]
         found = getattr(features, name)
+        if name + case not in reference:
+            assert name == "prefix" and found.shape[1] == 0
+            continue
+        expected = reference[name + case]
+        expected = expected.flatten(2).transpose(1, 2) if expected.ndim == 4 else expected  # maps as tokens
         assert found.shape == expected.shape
         assert (found - expected).abs().max() <= 1e-5 * expected.abs().max(), name
+
+
+def test_dinov3_is_timms(tmp_path: Path) -> None:
+    """There is no reference of its authors here: timm's model, with random numbers in every weight, stands for it."""
+    spec = backbone("dinov3_tiny")
+    plain = timm.create_model(spec.timm, num_classes=0, global_pool="", **spec.build).eval()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in plain.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    torch.save(plain.state_dict(), tmp_path / "file.pth")
+    features = build(spec, weights=tmp_path / "file.pth", resolution=(96, 64)).eval()(x := torch.randn(2, 3, 96, 64))
+    assert torch.equal(torch.cat([features.prefix, features.tokens], dim=1), plain.forward_features(x))
+
+
+def test_files_of_several_processes_and_torchscript(tmp_path: Path) -> None:
+    torch.save({"state_dict": {f"module.{key}": t for key, t in flat("clip_laion").items()}}, tmp_path / "file.pt")
+    found = build(golden_spec("clip_laion"), weights=tmp_path / "file.pt", resolution=(80, 80))
+    assert weights_digest(found) == weights_digest(golden("clip_laion"))
+    torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "script.pt"))
+    told = sentences(golden_spec("clip_openai"), tmp_path / "script.pt")
+    assert "is a TorchScript archive, which holds code; write pretrained" in told
+
+
+@pytest.mark.parametrize("layout", ["aimv2", "clip_laion", "coca"])
+def test_positions_are_resampled_with_antialiasing(layout: str) -> None:
+    spec = golden_spec(layout)
+    native, larger = golden(layout), golden(layout, tuple(side + spec.multiple_of for side in spec.native))
+    grid, new = ([side // spec.multiple_of for side in m.resolution] for m in (native, larger))
+    others = native.trunk.num_prefix_tokens
+    expected = resample_abs_pos_embed(native.trunk.pos_embed, new, grid, num_prefix_tokens=others, antialias=True)
+    assert torch.allclose(larger.trunk.pos_embed, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("resolution", [(64, 64), (96, 64), (144, 112)])
@@ -88,7 +160,7 @@ def test_mae_positions_are_resampled_without_antialiasing(resolution: tuple[int,
 
 def test_a_file_made_for_another_square_size_than_the_row_says() -> None:
     spec = golden_spec("dinov2").model_copy(update={"native": (518, 518)})
-    found = build(spec, weights=GOLDEN / "dinov2" / "checkpoint.pth", resolution=(70, 70))
+    found = build(spec, weights=golden_file("dinov2"), resolution=(70, 70))
     assert torch.equal(found.trunk.pos_embed, golden("dinov2", (70, 70)).trunk.pos_embed)
 
 
@@ -96,12 +168,16 @@ def test_a_file_made_for_another_square_size_than_the_row_says() -> None:
 def test_the_table_says_what_the_models_are(name: str) -> None:
     spec = backbone(name)
     trunk = FAMILIES[spec.family].trunk(spec, spec.native, 0.0, "meta")  # compares blocks and width itself
-    assert trunk.patch_embed.patch_size == (spec.multiple_of, spec.multiple_of)
+    patches = getattr(trunk, "patch_embed", None)
+    assert patches is None or patches.patch_size == (spec.multiple_of, spec.multiple_of)
     if spec.pretrained:
-        source = timm.get_pretrained_cfg(spec.timm)
-        assert (source.mean, source.std) == spec.mean_std
-        assert source.input_size == (3, *spec.native)
-        assert source.url and source.hf_hub_id
+        source = source_of(spec)
+        assert source.address.startswith("https://")
+        assert source.repository or source.address.endswith(f"/{source.file}")
+    if spec.pretrained and spec.timm:
+        known = timm.get_pretrained_cfg(spec.timm)
+        assert (known.mean, known.std) == spec.mean_std
+        assert known.input_size == (3, *spec.native)
 
 
 def test_the_table_s_sizes_are_checked() -> None:
@@ -109,30 +185,50 @@ def test_the_table_s_sizes_are_checked() -> None:
         build(backbone("mae_tiny").model_copy(update={"blocks": 3}), weights="random", resolution=(64, 64))
 
 
+PREFIX = {"dinov2_tiny": 1, "dinov2_reg_tiny": 5, "dinov3_tiny": 5, "mae_tiny": 1, "clip_tiny": 1, "coca_tiny": 1}
+
+
 @pytest.mark.parametrize("name", TINY)
 def test_shapes(name: str) -> None:
     spec = backbone(name)
     resolution = (spec.native[0] + spec.multiple_of, spec.native[1])
-    model = build(spec, weights="random", resolution=resolution).eval()
+    model = build(name, weights="random", resolution=resolution).eval()
     features = model(torch.randn(3, 3, *resolution))
-    patches = resolution[0] // spec.multiple_of * resolution[1] // spec.multiple_of
-    assert features.tokens.shape == (3, patches, spec.width)
-    assert features.prefix.shape == (3, 5 if "_reg_" in name else 1, spec.width)
+    stride = {"sam2_tiny": 16, "vmamba_tiny": 32}.get(name, spec.multiple_of)
+    patches = math.prod(math.ceil(side / stride) for side in resolution)
+    assert features.tokens.shape == (3, 8 if name == "coca_tiny" else patches, spec.width)
+    assert features.prefix.shape == (3, PREFIX.get(name, 0), spec.width)
     assert features.pooled.shape == (3, spec.width)
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", SMALL)
 def test_cut_anywhere_features_are_bitwise_the_same(name: str) -> None:
     model = build(name, weights="random", resolution=backbone(name).native).eval()
     x = images(model.spec)
     whole = model(x)
-    for boundary in range(model.spec.blocks + 1):
+    assert model.boundaries == ((0, model.spec.blocks) if "/" in name else tuple(range(model.spec.blocks + 1)))
+    for boundary in model.boundaries:
         hidden = model.prefix(x, boundary)
         assert isinstance(hidden, Tensor) and len(hidden) == len(x)
         for cut, uncut in zip(model.suffix(hidden, boundary), whole, strict=True):
             assert torch.equal(cut, uncut)
-    with pytest.raises(ValueError, match="boundaries 0 to 2, found 3"):
-        model.suffix(x, 3)
+    beyond = model.spec.blocks + 1
+    with pytest.raises(ValueError, match=f"boundaries 0 .*{beyond - 1}, found {beyond}"):
+        model.suffix(hidden, beyond)
+
+
+STEMS = {
+    "aimv2_tiny": {"trunk.pos_embed", "trunk.patch_embed.proj.weight", "trunk.patch_embed.norm.weight"},
+    "clip_tiny": {"trunk.cls_token", "trunk.pos_embed", "trunk.patch_embed.proj.weight", "trunk.norm_pre.weight"},
+    "dinov3_tiny": {"trunk.cls_token", "trunk.reg_token", "trunk.patch_embed.proj.weight"},
+    "sam2_tiny": {"trunk.hiera.pos_embed", "trunk.hiera.pos_embed_window", "trunk.hiera.patch_embed.proj.weight"},
+    "vmamba_tiny": {"trunk.stem.first.weight", "trunk.stem.second_norm.weight"},
+}
+TAILS = {
+    "coca_tiny": {"trunk.pooler.query", "trunk.pooler.q.weight", "trunk.pooler.proj.weight"},
+    "aimv2_tiny": {"trunk.norm.weight"},
+    "sam2_tiny": {"trunk.neck.lateral.weight", "trunk.neck.deep.bias"},
+}
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -142,20 +238,23 @@ def test_depth_goes_from_stem_to_last_norm(name: str) -> None:
     assert depths.keys() == dict(model.named_parameters()).keys()
     assert set(depths.values()) == set(range(model.spec.blocks + 2))
     by_depth = {depth: {name for name, d in depths.items() if d == depth} for depth in set(depths.values())}
-    assert {"trunk.cls_token", "trunk.pos_embed", "trunk.patch_embed.proj.weight"} <= by_depth[0]
-    assert all(name.startswith("trunk.blocks.1.") for name in by_depth[2])
-    assert by_depth[model.spec.blocks + 1] == {"trunk.norm.weight", "trunk.norm.bias"}
+    stem = STEMS.get(name, {"trunk.cls_token", "trunk.pos_embed", "trunk.patch_embed.proj.weight"})
+    assert stem <= by_depth[0]
+    assert all(".blocks.1." in name for name in by_depth[2])
+    assert TAILS.get(name, {"trunk.norm.weight", "trunk.norm.bias"}) <= by_depth[model.spec.blocks + 1]
+    assert not any(".blocks." in name for name in by_depth[0] | by_depth[model.spec.blocks + 1])
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", SMALL)
 def test_one_graph(name: str) -> None:
     model = build(name, weights="random", resolution=backbone(name).native).eval()
     x = images(model.spec)
+    torch.compiler.reset()
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     assert torch.equal(compiled(x).pooled, model(x).pooled)
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", SMALL)
 def test_bfloat16_is_finite(name: str) -> None:
     model = build(name, weights="random", resolution=backbone(name).native).eval()
     x = images(model.spec)
@@ -184,7 +283,7 @@ def test_grad_checkpointing_changes_memory_only(name: str) -> None:
         gradients.append({name: p.grad for name, p in model.named_parameters()})
         gradients[-1]["kept"] = torch.tensor(float(sum(kept)))
     plain, checkpointed = gradients
-    assert checkpointed.pop("kept") < 0.5 * plain.pop("kept")
+    assert checkpointed.pop("kept") < 0.6 * plain.pop("kept")
     for key, gradient in plain.items():
         assert gradient is not None and torch.equal(gradient, checkpointed[key]), key
 
@@ -376,10 +475,8 @@ def test_positions_of_another_width(shape: tuple[int, ...], tmp_path: Path) -> N
         ("mae", "MAE"),
     ],
 )
-def test_a_wrong_file_is_told_by_its_family(layout: str, family: str, tmp_path: Path) -> None:
-    shapes = LAYOUTS.get(layout) or {key: tensor.shape for key, tensor in flat(layout).items()}
-    torch.save({key: torch.zeros(tuple(shape)) for key, shape in shapes.items()}, tmp_path / "file.pth")
-    assert f"looks like {family};" in sentences(golden_spec("dinov2"), tmp_path / "file.pth")
+def test_a_wrong_file_is_told_by_its_family(layout: str, family: str) -> None:
+    assert f"looks like {family};" in sentences(golden_spec("dinov2"), golden_file(layout))
 
 
 @pytest.mark.parametrize(
@@ -389,12 +486,18 @@ def test_a_wrong_file_is_told_by_its_family(layout: str, family: str, tmp_path: 
         ("dinov2_base", "dinov2_reg_base"),
         ("dinov2_reg_small", "dinov2_small"),
         ("mae_base", "dinov2_base"),
+        ("aimv2_large", "aimv2_huge"),
+        ("clip_base", "clip_large"),
+        ("sam2_s", "sam2_t"),
+        ("vmamba_s", "vmamba_t"),
+        ("coca_base", "vmamba_b"),
     ],
 )
 def test_a_wrong_file_is_told_by_its_row(row: str, wrong: str, tmp_path: Path) -> None:
     trunk = FAMILIES[backbone(wrong).family].trunk(backbone(wrong), backbone(wrong).native, 0.0, "meta")
+    address = source_of(backbone(row)).address
     empty = {key: torch.zeros(()).expand(tensor.shape) for key, tensor in trunk.state_dict().items()}
     torch.save(empty, tmp_path / "file.pth")
     told = sentences(row, tmp_path / "file.pth", (224, 224))
     assert f"looks like {wrong};" in told
-    assert f"the file of {row} is called {Path(timm.get_pretrained_cfg(backbone(row).timm).url).name}." in told
+    assert f"the file of {row} is called {Path(address).name}." in told

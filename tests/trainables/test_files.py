@@ -92,7 +92,9 @@ def test_killed_between_writing_and_renaming(tmp_path: Path) -> None:
     write_text(tmp_path / "file", "before")
     with folder_atomic(tmp_path / "folder") as partial:
         (partial / "old").write_text("1")
-    killed(f"with replacing(Path(sys.argv[1])) as file:\n file.write(b'half'); file.flush()\n {KILL}", tmp_path / "file")
+    killed(
+        f"with replacing(Path(sys.argv[1])) as file:\n file.write(b'half'); file.flush()\n {KILL}", tmp_path / "file"
+    )
     killed(f"with folder_atomic(Path(sys.argv[1])) as p:\n (p / 'new').touch()\n {KILL}", tmp_path / "folder")
     assert (tmp_path / "file").read_text() == "before"
     assert [p.name for p in (tmp_path / "folder").iterdir()] == ["old"]

@@ -3,22 +3,74 @@
 import pytest
 import torch
 
+from torch import nn
+
 from spaces.backbone import backbone
+from spaces.config import Head
 from trainables.backbones import Features
-from trainables.heads import HEADS, build_head
+from trainables.heads import HEADS, DeitHead, build_head
 
 
 def features(width: int, batch: int = 3) -> Features:
     return Features(torch.randn(batch, 4, width), torch.randn(batch, 1, width), torch.randn(batch, width))
 
 
+def made(kind: Head) -> nn.Module:
+    return DeitHead(64, 5, depth=2, inner=48, heads=3) if kind == "deit" else build_head(kind, backbone("mae_tiny"), 5)
+
+
 @pytest.mark.parametrize("kind", list(HEADS))
-def test_logits_and_gradients(kind: str) -> None:
-    head = build_head(kind, backbone("mae_tiny"), 5)  # type: ignore[arg-type]
+def test_logits_and_gradients(kind: Head) -> None:
+    torch.manual_seed(0)
+    head = made(kind)
     logits = head(features(64))
     assert logits.shape == (3, 5)
     logits.square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in head.parameters())
+
+
+@pytest.mark.parametrize("kind", list(HEADS))
+def test_reads_what_it_says(kind: Head) -> None:
+    head = made(kind).eval()
+    given = features(64)
+    logits = head(given)
+    tokens, pooled = given._replace(tokens=given.tokens + 1.5), given._replace(pooled=given.pooled + 1.5)
+    assert torch.equal(head(tokens), logits) != head.reads_tokens
+    assert torch.equal(head(pooled), logits) == head.reads_tokens
+
+
+@pytest.mark.parametrize("kind", ["attentive", "deit"])
+def test_tokens_have_no_order_of_their_own(kind: Head) -> None:
+    head = made(kind).eval()
+    given = features(64)
+    turned = given._replace(tokens=given.tokens.flip(1))
+    assert torch.allclose(head(turned), head(given), atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "width", "heads"), [("aimv2_large", 1024, 16), ("sam2_l", 256, 4), ("coca_tiny", 48, 1)])
+def test_attentive_takes_the_width_of_the_tokens(name: str, width: int, heads: int) -> None:
+    head = build_head("attentive", backbone(name), 2)
+    assert head.pool.num_heads == heads and head.linear.in_features == width
+    assert head(features(width)).shape == (3, 2)
+
+
+def test_attentive_is_small_and_the_papers_head_is_not() -> None:
+    with torch.device("meta"):
+        count = {kind: sum(p.numel() for p in build_head(kind, backbone("dinov2_base"), 5).parameters()) for kind in HEADS}
+    assert count["linear"] == count["bn_linear"] == 768 * 5 + 5
+    assert count["attentive"] == pytest.approx(1.2e6, rel=0.05)
+    assert count["deit"] == pytest.approx(85.6e6, rel=0.01)
+
+
+def test_batchnorm_is_batchnorm() -> None:
+    head = made("bn_linear")
+    given = features(64, batch=50)
+    given = given._replace(pooled=given.pooled * 7 + 3)
+    expected = head.linear((given.pooled - given.pooled.mean(0)) / given.pooled.std(0, correction=0))
+    assert torch.allclose(head(given), expected, atol=1e-4)
+    for _ in range(100):
+        head(given)
+    assert torch.allclose(head.eval()(given), expected, atol=0.1)
 
 
 def test_linear_reads_the_pooled_feature_alone() -> None:

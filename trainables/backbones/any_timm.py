@@ -7,7 +7,7 @@ state is the image itself. Frozen blocks cost no memory for the backward pass al
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -50,11 +50,14 @@ def row(name: str) -> dict[str, Any]:
         raise Mistake(f"{where}: timm has no weights of it; name another model.")
     native = described.input_size[1:]
     model = _created(name, native, 0.0, "meta")
-    order = depths(model)
+    try:
+        blocks = max(depths(model).values()) - 1
+    except Mistake as mistake:
+        raise Mistake(f"{where}: {mistake}") from None
     tokens, width = _widths(model, native)
     return {
         "timm": name,
-        "blocks": max(order.values()) - 1,
+        "blocks": blocks,
         "width": width,
         "token_width": tokens,
         "multiple_of": _step(model, native),
@@ -62,7 +65,10 @@ def row(name: str) -> dict[str, Any]:
         "pooled": "own",
         "normalisation": [list(described.mean), list(described.std)],
         "licence": described.license or "see its model card",
-        "dimensions": {"resolution": {"choice": ["x".join(map(str, native))]}},
+        "dimensions": {
+            "resolution": {"choice": [native[0] if native[0] == native[1] else "x".join(map(str, native))]},
+            "trained_blocks": {"choice": [*(count for count in (0, 2, 4) if count < blocks), "all"], "default": 0},
+        },
     }
 
 
@@ -73,7 +79,7 @@ def depths(model: nn.Module) -> dict[str, int]:
         Mistake: timm doesn't know an order.
     """
     if not hasattr(model, "group_matcher"):
-        raise Mistake(f"backbone: timm doesn't say in which order the parts of {type(model).__name__} come.")
+        raise Mistake(f"timm doesn't say in which order the parts of {type(model).__name__} come; name another model.")
     # What no pattern matches (a last norm, mostly) is the last group: a name that surely matches none tells which.
     named = [*model.named_parameters(), (UNMATCHED, None)]
     groups = group_with_matcher(named, model.group_matcher(coarse=False), reverse=True)
@@ -86,15 +92,20 @@ class TimmBackbone(Backbone):
     """Its hidden state is the normalised image, or what timm's `forward_features` gives."""
 
     def prefix(self, images: Tensor, boundary: int) -> Tensor:
-        self.steps(0, boundary)
+        self._check(boundary)
         return images if boundary == 0 else self.trunk.forward_features(images)
 
     def suffix(self, hidden: Tensor, boundary: int) -> Features:
-        self.steps(0, boundary)
+        self._check(boundary)
         x = self.trunk.forward_features(hidden) if boundary == 0 else hidden
         pooled = self.trunk.forward_head(x, pre_logits=True)
         prefix, tokens = _tokens(self.trunk, x)
         return Features(tokens, prefix, pooled)
+
+    def _check(self, boundary: int) -> None:
+        if boundary not in self.boundaries:
+            first, last = self.boundaries
+            raise ValueError(f"boundary: {self.spec.name} has boundaries {first} and {last}, found {boundary}")
 
     @property
     def boundaries(self) -> tuple[int, ...]:
@@ -122,12 +133,32 @@ class TimmBackbone(Backbone):
         listed: Collection[str] = self.trunk.no_weight_decay() if hasattr(self.trunk, "no_weight_decay") else ()
         return frozenset(f"trunk.{name}" for name in listed)
 
+    def linear_layers(self) -> tuple[str, ...]:
+        """Those that are called in a pass: where a model reads a layer's weight instead, an adapter would do nothing."""
+        called: set[str] = set()
+        names = super().linear_layers()
+        hooks = [
+            self.trunk.get_submodule(name).register_forward_hook(lambda *_, name=name: called.add(name))
+            for name in names
+        ]
+        with torch.no_grad(), _in_eval_mode(self):
+            self(torch.zeros(1, 3, *self.resolution, device=next(self.parameters()).device))
+        for hook in hooks:
+            hook.remove()
+        return tuple(name for name in names if name in called)
+
     def for_pooled_alone(self) -> frozenset[str]:
-        with torch.no_grad(), _ran(self.trunk) as ran:
-            self.trunk.forward_features(torch.zeros(1, 3, *self.resolution, device=next(self.parameters()).device))
-        return frozenset(
-            f"trunk.{name}" for name, _ in self.trunk.named_parameters() if name.rpartition(".")[0] not in ran
-        )
+        """Found by asking which parameters have a gradient from the tokens: one pass with a single image."""
+        named = dict(self.named_parameters())
+        flags = [p.requires_grad for p in named.values()]
+        self.requires_grad_(True)
+        image = torch.zeros(1, 3, *self.resolution, device=next(iter(named.values())).device)
+        with torch.enable_grad(), _in_eval_mode(self):
+            total = self.trunk.forward_features(image).float().sum()
+            gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True)
+        for parameter, flag in zip(named.values(), flags, strict=True):
+            parameter.requires_grad_(flag)
+        return frozenset(name for name, gradient in zip(named, gradients, strict=True) if gradient is None)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         super().set_grad_checkpointing(enable)
@@ -185,7 +216,12 @@ def _created(name: str, resolution: tuple[int, int], drop_path: float, device: s
             if described and described.fixed_input_size and resolution != described.input_size[1:]:
                 only = "x".join(map(str, described.input_size[1:]))
                 raise Mistake(f"resolution: timm/{name} takes {only} only, found {resolution}.") from None
+        try:
             return timm.create_model(name, **arguments)
+        except TypeError:
+            if not drop_path:
+                raise
+            raise Mistake(f"drop_path: timm/{name} has no stochastic depth; write drop_path@timm/{name}: 0.0.") from None
 
 
 def _widths(model: nn.Module, resolution: tuple[int, int]) -> tuple[int, int]:
@@ -214,16 +250,12 @@ def _step(model: nn.Module, native: tuple[int, int]) -> int:
 
 
 @contextmanager
-def _ran(model: nn.Module):  # type: ignore[no-untyped-def]
-    """Names of the modules whose `forward` ran within the block; the model itself counts as run."""
-    names = {""}
-    hooks = [
-        module.register_forward_hook(lambda *_, name=name: names.add(name))
-        for name, module in model.named_modules()
-        if name
-    ]
+def _in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Neither statistics nor dropout change while the block runs."""
+    modes = [module.training for module in model.modules()]
+    model.eval()
     try:
-        yield names
+        yield
     finally:
-        for hook in hooks:
-            hook.remove()
+        for module, mode in zip(model.modules(), modes, strict=True):
+            module.training = mode

@@ -6,6 +6,8 @@ import re
 from typing import Any, cast
 
 import timm
+import torch
+import torch.nn.functional as F
 from timm.models.eva import Eva
 from torch import Tensor, nn
 
@@ -15,6 +17,17 @@ from trainables.backbones.vit import State, VitBackbone, checked
 
 UNUSED = re.compile(r"mask_token$")
 """Of training only."""
+
+
+class QkvLinear(nn.Linear):
+    """Projects to query, key and value; the key's bias stays 0, whatever is stored.
+
+    timm's attention reads the weight of its layer instead of calling it: adapters in it would get no gradient.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        query, key, value = self.bias.chunk(3)
+        return F.linear(input, self.weight, torch.cat([query, torch.zeros_like(key), value]))
 
 
 class Dinov3Backbone(VitBackbone):
@@ -41,12 +54,24 @@ def trunk(spec: BackboneSpec, resolution: tuple[int, int], drop_path: float, dev
     arguments: dict[str, Any] = {"num_classes": 0, "drop_path_rate": drop_path, "device": device, **spec.build}
     # As for all vision transformers here: timm's own pooling would replace the pretrained last norm.
     eva = cast(Eva, timm.create_model(spec.timm, pretrained=False, global_pool="", **arguments))
+    for block in eva.blocks:
+        width = block.attn.qkv.in_features
+        projection = QkvLinear(width, 3 * width, device=device)
+        nn.init.trunc_normal_(projection.weight, std=0.02)
+        nn.init.zeros_(projection.bias)
+        block.attn.qkv, block.attn.q_bias, block.attn.k_bias, block.attn.v_bias = projection, None, None, None
     return checked(eva, spec, len(eva.blocks), eva.num_features)
 
 
 def convert(state: State) -> State:
-    """timm's layout, the only one that is read."""
-    return state
+    """timm's layout, the only one that is read, with each block's biases in one."""
+    converted = dict(state)
+    for key in state:
+        if match := re.match(r"(blocks\.\d+\.attn\.)q_bias$", key):
+            query, value = converted.pop(key), converted.pop(f"{match[1]}v_bias", None)
+            if value is not None:
+                converted[f"{match[1]}qkv.bias"] = torch.cat([query, torch.zeros_like(query), value])
+    return converted
 
 
 def resize(state: State, spec: BackboneSpec, trunk: nn.Module, where: str) -> State:

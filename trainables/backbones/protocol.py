@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Self
 
 from torch import Tensor, nn
@@ -42,6 +42,7 @@ class Backbone(nn.Module, ABC):
         self.grad_checkpointing = False
         """Whether trained blocks compute their activations again in the backward pass instead of keeping them."""
         self._trained_from = 0
+        self._chosen: Callable[[str], bool] | None = None
 
     @abstractmethod
     def prefix(self, images: Tensor, boundary: int) -> Tensor:
@@ -71,6 +72,14 @@ class Backbone(nn.Module, ABC):
         """Parameters that only the pooled feature depends on: useless under a head that reads tokens."""
         return frozenset()
 
+    def linear_layers(self) -> tuple[str, ...]:
+        """Names within `trunk` of the blocks' linear layers, as far as they can be adapted."""
+        return tuple(
+            name
+            for name, module in self.trunk.named_modules()
+            if isinstance(module, nn.Linear) and 1 <= self.depth_of(f"trunk.{name}") <= self.spec.blocks
+        )
+
     def forward(self, images: Tensor) -> Features:
         """Features of images [B, 3, H, W], normalised; bitwise `suffix(prefix(images, b), b)` for every boundary b."""
         return self.suffix(self.prefix(images, 0), 0)
@@ -93,9 +102,21 @@ class Backbone(nn.Module, ABC):
         if not 0 <= depth <= self.spec.blocks + 2:
             raise ValueError(f"depth: expected 0 to {self.spec.blocks + 2}, found {depth}")
         self._trained_from = depth
-        for name, parameter in self.named_parameters():
-            parameter.requires_grad_(self.depth_of(name) >= depth)
+        self._set_gradients()
         self.train(self.training)
+
+    def train_only(self, chosen: Callable[[str], bool] | None) -> None:
+        """Trains, of what isn't frozen, only the parameters with names that are chosen; None chooses all.
+
+        The stem, which adapters leave as it is, then counts as frozen.
+        """
+        self._chosen = chosen
+        self.freeze_below(max(self._trained_from, 1) if chosen else self._trained_from)
+
+    def _set_gradients(self) -> None:
+        for name, parameter in self.named_parameters():
+            chosen = self._chosen is None or self._chosen(name)
+            parameter.requires_grad_(chosen and self.depth_of(name) >= self._trained_from)
 
     @property
     def boundary(self) -> int:

@@ -1,0 +1,65 @@
+"""Every example runs, at a tiny size: its own settings, with small backbones and images in the layout it names."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from search.settings import load
+from tests.search.conftest import SETTINGS, status, succeed, write_digits
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def folder(root: Path) -> None:
+    write_digits(root / "images", 300)
+
+
+def table(root: Path) -> None:
+    write_digits(root / "data", 300)
+    rows = [f"{p.relative_to(root / 'data').as_posix()},{p.parent.name},p{int(p.stem) // 2}" for p in sorted((root / "data").rglob("*.png"))]
+    (root / "data" / "labels.csv").write_text("\n".join(["path,label,patient", *rows]) + "\n")
+
+
+def fundus(root: Path) -> None:
+    """Digits 0 to 4 as grades, in the competition's layout."""
+    write_digits(root / "all", 300)
+    home = root / "aptos2019"
+    (home / "train_images").mkdir(parents=True)
+    rows = ["id_code,diagnosis"]
+    for path in sorted((root / "all").rglob("*.png")):
+        if int(path.parent.name) < 5:
+            path.rename(home / "train_images" / path.name)
+            rows.append(f"{path.stem},{path.parent.name}")
+    (home / "train.csv").write_text("\n".join(rows) + "\n")
+
+
+TINY = ("backbones=[dinov2_tiny]", "weights=random", "space.resolution=56", "budget={trials: 2, epochs: 1}", "resources={}", "mlflow=off", "try=[]", "space.batch_size=16")
+MAKE: dict[str, Callable[[Path], None]] = {"folder": folder, "csv": table, "aptos2019": fundus}
+
+
+def test_every_example_is_tested() -> None:
+    assert {p.stem for p in EXAMPLES.glob("*.yaml")} == set(MAKE)
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_example(name: str, tmp_path: Path) -> None:
+    MAKE[name](tmp_path)
+    settings = tmp_path / f"{name}.yaml"
+    settings.write_text((EXAMPLES / f"{name}.yaml").read_text())
+    load(settings)
+    changes = [part for change in TINY for part in ("--set", change)]
+    succeed("search", settings, *changes, "--set", f"storage={tmp_path / 'runs'}")
+    assert sum(status(tmp_path / "runs" / name)["states"].values()) == 2
+
+
+def test_from_python(tmp_path: Path) -> None:
+    folder(tmp_path)
+    settings = tmp_path / "search.yaml"
+    text = SETTINGS.replace("STORAGE", str(tmp_path / "runs")).replace("trials: 8, epochs: 4", "trials: 2, epochs: 2")
+    settings.write_text(text + "mlflow: off\nstopping: {rule: off}\n")
+    done = subprocess.run([sys.executable, EXAMPLES / "from_python.py", settings], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "balanced_accuracy" in done.stdout and (tmp_path / "runs" / "digits" / "final" / "result.json").exists()
