@@ -63,18 +63,21 @@ def learning_curves(trials: Sequence[Trial], winner: Trial | None, look: Mapping
     with _figure(WIDTH, 3.9) as figure:
         axes = figure.add_subplot()
         for trial in trials:
-            if not trial.epochs:
+            defined = trial.values()
+            if not defined:
                 continue
             style, bold = look[str(trial.point["backbone"])], winner is not None and trial.number == winner.number
-            epochs, values = sorted(trial.epochs), trial.values()
-            alone = "." if len(epochs) == 1 and trial.state is State.COMPLETE else None
+            epochs = sorted(trial.epochs)
+            values = [_number(trial.epochs[e].value) for e in epochs]
             width, alpha, order = (3.0, 1.0, 4) if bold else (0.9, 0.55, 2)
-            axes.plot(epochs, values, color=style.color, lw=width, alpha=alpha, zorder=order, marker=alone)
+            axes.plot(epochs, values, color=style.color, lw=width, alpha=alpha, zorder=order)
             if bold:
                 every = max(1, len(epochs) // 10)
                 axes.plot(epochs, values, style.marker, color=style.color, ms=6, mec="white", zorder=5, markevery=every)
-            elif trial.state is not State.COMPLETE:
-                axes.plot(epochs[-1], values[-1], **_end_mark(trial.state), zorder=3)
+            elif trial.state is State.COMPLETE:  # for eyes and printers without colour
+                axes.plot(epochs[-1], values[-1], style.marker, color=style.color, ms=4, mec="white", mew=0.4, zorder=3)
+            else:
+                axes.plot(epochs[-1], defined[-1], **_end_mark(trial.state), zorder=3)
         axes.set(xlabel="epoch", ylabel=f"{metric}, validation")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         extra = [] if winner is None else [Line2D([], [], color="#333333", lw=3, label=f"best: trial {winner.number}")]
@@ -97,7 +100,7 @@ def history(trials: Sequence[Trial], look: Mapping[str, Style], metric: str, dir
                 )
                 numbers.append(trial.number)
                 so_far.append(choose([*so_far[-1:], trial.value]))
-            elif trial.epochs:
+            elif trial.values():
                 axes.plot(trial.number, trial.values()[-1], **_end_mark(trial.state), zorder=2)
         if numbers:
             last = [max(t.number for t in trials), so_far[-1]]
@@ -114,7 +117,7 @@ def history(trials: Sequence[Trial], look: Mapping[str, Style], metric: str, dir
 def slices(trials: Sequence[Trial], axes_wanted: Sequence[Axis], look: Mapping[str, Style], metric: str) -> str:
     """The value of complete trials, and grey the last one of those that were stopped, against each dimension."""
     rows = math.ceil(len(axes_wanted) / COLUMNS)
-    shown = [t for t in trials if t.epochs]
+    shown = [t for t in trials if t.values()]
     with _figure(WIDTH, 2.5 * rows + 0.5) as figure:
         first: Axes | None = None
         for index, dimension in enumerate(axes_wanted):
@@ -203,6 +206,11 @@ def _svg(figure: Figure, says: str) -> str:
     return text.replace("<svg", f'<svg role="img" aria-label="{escape(says)}"', 1)
 
 
+def _number(value: float | None) -> float:
+    """For matplotlib, which leaves a gap where a value isn't defined."""
+    return math.nan if value is None else value
+
+
 def _end_mark(state: State) -> dict[str, Any]:
     if state is State.PRUNED:
         return {"marker": "x", "color": GREY, "ms": 5, "mew": 1.1, "ls": "none"}
@@ -220,7 +228,7 @@ def _ends(trials: Sequence[Trial]) -> list[Line2D]:
         State.INFEASIBLE: "failed, infeasible or cancelled",
         State.CANCELLED: "failed, infeasible or cancelled",
     }
-    found = {words[t.state]: t.state for t in trials if t.epochs and t.state in words}
+    found = {words[t.state]: t.state for t in trials if t.values() and t.state in words}
     return [Line2D([], [], label=label, **_end_mark(state)) for label, state in found.items()]
 
 

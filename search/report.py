@@ -274,7 +274,7 @@ def _figures(
 ) -> dict[str, Markup]:
     drawn: dict[str, Markup] = {}
     look, words = figures.styles(config.backbones), _words(metric)
-    if any(t.epochs for t in trials):
+    if any(t.values() for t in trials):
         drawn["curves"] = Markup(figures.learning_curves(trials, winner, look, words))
         drawn["history"] = Markup(figures.history(trials, look, words, direction))
         if axes := _axes(trials, config, distributions):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -113,8 +112,7 @@ def _suggest(trial: optuna.trial.Trial, dimension: AnyDimension) -> Value:
 def _sampler(kind: str, seed: int) -> BaseSampler:
     if kind == "random":
         return RandomSampler(seed=seed)
-    warnings.filterwarnings("ignore", message=".*group.*", category=optuna.exceptions.ExperimentalWarning)
-    return TPESampler(n_startup_trials=STARTUP, multivariate=True, group=True, constant_liar=True, seed=seed)
+    return TPESampler(n_startup_trials=STARTUP, multivariate=True, constant_liar=True, seed=seed)
 
 
 def _hash(*parts: int) -> int:

@@ -38,8 +38,7 @@ def add_adapters(backbone: Backbone, kind: Literal["lora", "dora"], rank: int, t
     names = [
         name
         for name in backbone.linear_layers()
-        if backbone.depth_of(f"trunk.{name}") >= backbone.trained_from
-        and (targets == "all" or ATTENTION.search(name))
+        if backbone.depth_of(f"trunk.{name}") >= backbone.trained_from and (targets == "all" or ATTENTION.search(name))
     ]
     if not names:
         raise Mistake(

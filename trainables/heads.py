@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from timm.layers import AttentionPoolLatent
+from timm.layers.attention_pool import AttentionPoolLatent
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
@@ -59,7 +59,7 @@ class AttentiveHead(nn.Module):
 
 
 class DeitHead(nn.Module):
-    """A DeiT-Base (Touvron et al. 2021) on the patch tokens, without its patch embedding and positions: 85 M parameters.
+    """A DeiT-Base (Touvron et al. 2021) on the patch tokens, without patch embedding and positions: 85 M parameters.
 
     Huix et al. 2024 put it on frozen foundation models: tokens are projected to its width and normed, a CLS token of
     its own goes first, and 12 blocks later a linear layer reads that.

@@ -34,7 +34,7 @@ SETTINGS = {
     "dataset": {"reader": "folder", "root": "secret-folder", "policy": "digits"},
     "backbones": ["dinov2_tiny", "mae_tiny"],
     "weights": "random",
-    "space": {"batch_size": 32, "head_lr": {"float": [1e-4, 1e-1], "log": True}},
+    "space": {"batch_size": 32, "head": "linear", "head_lr": {"float": [1e-4, 1e-1], "log": True}},
     "try": [{"backbone": "mae_tiny", "trained_blocks": 0, "head_lr": 5e-3}],
     "budget": {"trials": 30, "epochs": 4},
     "mlflow": "off",
@@ -100,7 +100,9 @@ def fill(study: Study, planned: Plan, count: int) -> None:
         values = [quality(point) * (1 - 0.6**e) + random.normal(0, 0.01) for e in range(2, epochs + 2)]
         for e, value in enumerate(values, 1):
             time = study.trials[number].started + e
-            study.epoch(number, Epoch(e, value, 0.02, 1.0 / e, {"accuracy": value, "log_loss": 0.5}, 1.0, time))
+            defined = not (e == 1 and number in (6, 7))
+            shown, error = (value, 0.02) if defined else (None, None)
+            study.epoch(number, Epoch(e, shown, error, 1.0 / e, {"accuracy": value, "log_loss": 0.5}, 1.0, time))
         if state is not None:
             study.end(number, state, cause, values[-1] if state is State.COMPLETE else None)
 
@@ -175,6 +177,8 @@ def test_what_happened_is_on_the_page(page: Page, found: SearchFolder) -> None:
         "as much as 1.9 standard errors (0.0373 here)",
     ):
         assert text in page.text, text
+    row = page.text[page.text.rindex(" 6 pruned ") :]
+    assert row[: row.index(" 7 complete ")].endswith(" 1 not defined 1 s")  # its only epoch has no value
     for part in ("train", "validation", "test"):
         assert str(sum(study.identity["counts"][part].values())) in page.text
 

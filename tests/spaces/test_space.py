@@ -96,7 +96,7 @@ def test_left_out_is_the_trials_own_default() -> None:
         ({"space": {"head_lr": {"float": [0, 0.1], "log": True}}}, "low > 0"),
         ({"space": {"head_lr": {"flaot": [0, 0.1]}}}, "flaot"),
         ({"space": {"layer_decay@vgg": 0.5}}, "vgg"),
-        ({"backbones": ["dino_tiny"]}, 'Did you mean "dinov2_tiny"'),
+        ({"backbones": ["dinov2_tinny"]}, 'Did you mean "dinov2_tiny"'),
     ],
 )
 def test_mistakes_are_told_before_the_search(change: dict[str, Any], word: str) -> None:

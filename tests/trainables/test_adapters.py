@@ -101,7 +101,9 @@ def test_where_they_are(name: str, targets: str) -> None:
 
 def test_change_of_stage_in_sam2_is_adapted_too() -> None:
     where = {key for key, _ in built("sam2_tiny").backbone.named_parameters() if MARK in key}
-    assert any("blocks.1.proj." in key for key in where) and not any("patch_embed" in key or "neck" in key for key in where)
+    assert any("blocks.1.proj." in key for key in where) and not any(
+        "patch_embed" in key or "neck" in key for key in where
+    )
 
 
 @pytest.mark.parametrize("trained", [1, "all"])

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from torch import nn
 
 from spaces.backbone import backbone
@@ -47,7 +46,9 @@ def test_tokens_have_no_order_of_their_own(kind: Head) -> None:
     assert torch.allclose(head(turned), head(given), atol=1e-6)
 
 
-@pytest.mark.parametrize(("name", "width", "heads"), [("aimv2_large", 1024, 16), ("sam2_l", 256, 4), ("coca_tiny", 48, 1)])
+@pytest.mark.parametrize(
+    ("name", "width", "heads"), [("aimv2_large", 1024, 16), ("sam2_l", 256, 4), ("coca_tiny", 48, 1)]
+)
 def test_attentive_takes_the_width_of_the_tokens(name: str, width: int, heads: int) -> None:
     head = build_head("attentive", backbone(name), 2)
     assert head.pool.num_heads == heads and head.linear.in_features == width
@@ -56,7 +57,9 @@ def test_attentive_takes_the_width_of_the_tokens(name: str, width: int, heads: i
 
 def test_attentive_is_small_and_the_papers_head_is_not() -> None:
     with torch.device("meta"):
-        count = {kind: sum(p.numel() for p in build_head(kind, backbone("dinov2_base"), 5).parameters()) for kind in HEADS}
+        count = {
+            kind: sum(p.numel() for p in build_head(kind, backbone("dinov2_base"), 5).parameters()) for kind in HEADS
+        }
     assert count["linear"] == count["bn_linear"] == 768 * 5 + 5
     assert count["attentive"] == pytest.approx(1.2e6, rel=0.05)
     assert count["deit"] == pytest.approx(85.6e6, rel=0.01)

@@ -17,7 +17,12 @@ from trainables.backbones.vmamba import SS2D, VmambaTrunk, _in_four_orders, _mer
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "vmamba_t" / "checkpoint.pth"
 SPEC = backbone("vmamba_t").model_copy(
-    update={"build": {"depths": [1, 1, 2, 1], "width": 14, "ssm_ratio": 1.0}, "blocks": 5, "width": 112, "name": "small"}
+    update={
+        "build": {"depths": [1, 1, 2, 1], "width": 14, "ssm_ratio": 1.0},
+        "blocks": 5,
+        "width": 112,
+        "name": "small",
+    }
 )
 
 

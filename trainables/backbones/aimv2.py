@@ -48,7 +48,7 @@ def convert(state: State) -> State:
 
 
 def resize(state: State, spec: BackboneSpec, trunk: nn.Module, where: str) -> State:
-    """Positions for another resolution. The authors trained a model for each; bicubic with antialiasing is timm's way."""
+    """Positions for another resolution, as timm does it: the authors trained a model for each."""
     return resize_positions(state, spec, trunk, where, antialiased)
 
 

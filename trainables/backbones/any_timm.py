@@ -72,7 +72,7 @@ def row(name: str) -> dict[str, Any]:
     }
 
 
-def depths(model: nn.Module) -> dict[str, int]:
+def depths(model: Any) -> dict[str, int]:
     """Depth of each parameter by timm's own order of parts: 0 the stem, then blocks, then what follows the last.
 
     Raises:
@@ -82,14 +82,19 @@ def depths(model: nn.Module) -> dict[str, int]:
         raise Mistake(f"timm doesn't say in which order the parts of {type(model).__name__} come; name another model.")
     # What no pattern matches (a last norm, mostly) is the last group: a name that surely matches none tells which.
     named = [*model.named_parameters(), (UNMATCHED, None)]
-    groups = group_with_matcher(named, model.group_matcher(coarse=False), reverse=True)
+    groups = group_with_matcher(iter(named), model.group_matcher(coarse=False), reverse=True)
     numbers = sorted({groups[key] for key, _ in named[:-1]} - {groups[UNMATCHED]})
     place = {number: depth for depth, number in enumerate(numbers)}
-    return {key: place.get(groups[key], len(numbers)) for key, _ in model.named_parameters()} | {UNMATCHED: len(numbers)}
+    return {key: place.get(groups[key], len(numbers)) for key, _ in model.named_parameters()} | {
+        UNMATCHED: len(numbers)
+    }
 
 
 class TimmBackbone(Backbone):
     """Its hidden state is the normalised image, or what timm's `forward_features` gives."""
+
+    trunk: Any
+    """A model of timm; what such models have in common has no type of its own."""
 
     def prefix(self, images: Tensor, boundary: int) -> Tensor:
         self._check(boundary)
@@ -134,7 +139,7 @@ class TimmBackbone(Backbone):
         return frozenset(f"trunk.{name}" for name in listed)
 
     def linear_layers(self) -> tuple[str, ...]:
-        """Those that are called in a pass: where a model reads a layer's weight instead, an adapter would do nothing."""
+        """Those that are called in a pass: where a model reads a layer's weight itself, an adapter does nothing."""
         called: set[str] = set()
         names = super().linear_layers()
         hooks = [
@@ -200,11 +205,11 @@ def resize(state: State, spec: BackboneSpec, trunk: nn.Module, where: str) -> St
     return native.state_dict()
 
 
-def _input_size(model: nn.Module) -> tuple[int, int]:
+def _input_size(model: Any) -> tuple[int, int]:
     return model.patch_embed.img_size
 
 
-def _created(name: str, resolution: tuple[int, int], drop_path: float, device: str, **build: Any) -> nn.Module:
+def _created(name: str, resolution: tuple[int, int], drop_path: float, device: str, **build: Any) -> Any:
     arguments: dict[str, Any] = {"pretrained": False, "num_classes": 0, **build}
     if drop_path:
         arguments["drop_path_rate"] = drop_path
@@ -221,10 +226,12 @@ def _created(name: str, resolution: tuple[int, int], drop_path: float, device: s
         except TypeError:
             if not drop_path:
                 raise
-            raise Mistake(f"drop_path: timm/{name} has no stochastic depth; write drop_path@timm/{name}: 0.0.") from None
+            raise Mistake(
+                f"drop_path: timm/{name} has no stochastic depth; write drop_path@timm/{name}: 0.0."
+            ) from None
 
 
-def _widths(model: nn.Module, resolution: tuple[int, int]) -> tuple[int, int]:
+def _widths(model: Any, resolution: tuple[int, int]) -> tuple[int, int]:
     """Channels of the tokens and of the pooled feature."""
     model.eval()
     with torch.no_grad():
@@ -232,7 +239,7 @@ def _widths(model: nn.Module, resolution: tuple[int, int]) -> tuple[int, int]:
         return _tokens(model, x)[1].shape[-1], model.forward_head(x, pre_logits=True).shape[-1]
 
 
-def _tokens(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+def _tokens(model: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     """Prefix tokens [B, P, C] and patch tokens [B, N, C] of what `forward_features` gave."""
     if x.ndim == 4:
         last = getattr(model, "output_fmt", "NCHW") == "NHWC"
@@ -241,7 +248,7 @@ def _tokens(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     return prefix, tokens
 
 
-def _step(model: nn.Module, native: tuple[int, int]) -> int:
+def _step(model: Any, native: tuple[int, int]) -> int:
     """What the sides of an input must be multiples of: the largest stride, where it divides the native sides."""
     info = getattr(model, "feature_info", None) or []
     strides = [int(stage["reduction"]) for stage in info if isinstance(stage, Mapping)]

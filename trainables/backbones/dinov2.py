@@ -37,4 +37,3 @@ def _without_registers(positions: Tensor, grid: tuple[int, int]) -> Tensor:
     native = positions.shape[-2:]
     factors = [float(side + OFFSET) / of for side, of in zip(grid, native, strict=True)]
     return F.interpolate(positions, scale_factor=factors, mode="bicubic", antialias=False)
-

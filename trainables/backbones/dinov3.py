@@ -12,7 +12,6 @@ from timm.models.eva import Eva
 from torch import Tensor, nn
 
 from spaces.backbone import BackboneSpec
-from trainables.backbones.protocol import Features
 from trainables.backbones.vit import State, VitBackbone, checked
 
 UNUSED = re.compile(r"mask_token$")
@@ -42,7 +41,8 @@ class Dinov3Backbone(VitBackbone):
     def _blocks(self, hidden: Tensor, first: int, last: int) -> Tensor:
         patch = self.trunk.patch_embed.patch_size
         grid = [side // size for side, size in zip(self.resolution, patch, strict=True)]
-        rotation = self.trunk.rope.get_embed(shape=grid)
+        positions: Any = self.trunk.rope
+        rotation = positions.get_embed(shape=grid)
         for step in self.steps(first, last):
             hidden = self.run_block(self.trunk.blocks[step], hidden, rope=rotation)
         return hidden
@@ -55,11 +55,12 @@ def trunk(spec: BackboneSpec, resolution: tuple[int, int], drop_path: float, dev
     # As for all vision transformers here: timm's own pooling would replace the pretrained last norm.
     eva = cast(Eva, timm.create_model(spec.timm, pretrained=False, global_pool="", **arguments))
     for block in eva.blocks:
-        width = block.attn.qkv.in_features
+        attention: Any = block.attn
+        width = attention.qkv.in_features
         projection = QkvLinear(width, 3 * width, device=device)
         nn.init.trunc_normal_(projection.weight, std=0.02)
         nn.init.zeros_(projection.bias)
-        block.attn.qkv, block.attn.q_bias, block.attn.k_bias, block.attn.v_bias = projection, None, None, None
+        attention.qkv, attention.q_bias, attention.k_bias, attention.v_bias = projection, None, None, None
     return checked(eva, spec, len(eva.blocks), eva.num_features)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -138,7 +138,7 @@ class Backbone(nn.Module, ABC):
                     module.training = False
         return self
 
-    def run_block(self, block: nn.Module, hidden: Tensor, **more: Tensor) -> Tensor:
+    def run_block(self, block: nn.Module, hidden: Tensor, **more: Any) -> Tensor:
         """One block on a hidden state, checkpointed where that is asked for and a gradient may be needed."""
         if self.grad_checkpointing and self.training and any(p.requires_grad for p in block.parameters()):
             return checkpoint(block, hidden, use_reentrant=False, **more)

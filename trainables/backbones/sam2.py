@@ -114,7 +114,7 @@ def trunk(spec: BackboneSpec, resolution: tuple[int, int], drop_path: float, dev
     assert spec.timm is not None
     hiera = cast(HieraDet, timm.create_model(spec.timm, pretrained=False, **arguments))
     # timm's head brings an untrained norm.
-    hiera.head = nn.Identity()
+    hiera.head = nn.Identity()  # type: ignore[assignment]
     made = Sam2Trunk(hiera, spec.width, device)
     return checked(made, spec, len(hiera.blocks), made.neck.deep.out_channels)
 

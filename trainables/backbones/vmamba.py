@@ -12,7 +12,8 @@ import re
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, Mlp
+from timm.layers.drop import DropPath
+from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 
 from spaces.backbone import BackboneSpec
@@ -41,7 +42,9 @@ BLOCK = re.compile(r"trunk\.blocks\.(\d+)(\.|$)")
 class Convolution(nn.Conv2d):
     """3x3 over channels-last maps [B, H, W, C]; at stride 2 odd sides round up."""
 
-    def __init__(self, width: int, out: int, stride: int = 1, groups: int = 1, bias: bool = True, device: str | None = None) -> None:
+    def __init__(
+        self, width: int, out: int, stride: int = 1, groups: int = 1, bias: bool = True, device: str | None = None
+    ) -> None:
         super().__init__(width, out, 3, stride, 1, groups=groups, bias=bias, device=device)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -132,7 +135,9 @@ class Downsample(nn.Module):
 class Block(nn.Module):
     """Scan and MLP, each on a normed input and added to it; a stage's last block also makes the next one's map."""
 
-    def __init__(self, width: int, ratio: float, drop_path: float, following: int | None, device: str | None = None) -> None:
+    def __init__(
+        self, width: int, ratio: float, drop_path: float, following: int | None, device: str | None = None
+    ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=EPSILON, device=device)
         self.ss2d = SS2D(width, ratio, device)
@@ -173,7 +178,9 @@ class VmambaTrunk(nn.Module):
         drop_path: rate of the last block; it falls linearly to 0 at the first.
     """
 
-    def __init__(self, depths: list[int], width: int, ssm_ratio: float, drop_path: float, device: str | None = None) -> None:
+    def __init__(
+        self, depths: list[int], width: int, ssm_ratio: float, drop_path: float, device: str | None = None
+    ) -> None:
         super().__init__()
         rates = iter(torch.linspace(0, drop_path, sum(depths), device="cpu").tolist())
         self.stem = Stem(width, device)
@@ -228,10 +235,9 @@ def trunk(spec: BackboneSpec, resolution: tuple[int, int], drop_path: float, dev
 def convert(state: State) -> State:
     """The authors' layout as the trunk's; the trunk's own stays as it is."""
     # How many blocks come before a stage: what the file itself says.
-    found = [LAYER.match(key) for key in state]
     depths: dict[int, int] = {}
-    for match in filter(None, found):
-        if match[2] is not None:
+    for key in state:
+        if (match := LAYER.match(key)) and match[2] is not None:
             depths[int(match[1])] = max(depths.get(int(match[1]), 0), int(match[2]) + 1)
     converted: State = {}
     for key, tensor in state.items():

@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import pickle
 import zipfile
+from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -30,12 +31,11 @@ from trainables.backbones.vit import State
 
 WRAPPERS = ("model", "state_dict")
 """Keys under which training scripts put the weights, beside an optimiser's state and the like."""
+SETTINGS: list[Any] = [argparse.Namespace, (OrderedDict, "yacs.config.CfgNode")]
+"""What training scripts keep their arguments in, beside the weights: plain data, and read as such (VMamba's yacs nodes
+as dictionaries, so that yacs isn't needed)."""
 HUB_FILE = "model.safetensors"
 SHOWN = 10
-
-
-class _Settings(dict[str, Any]):
-    """Stands for the settings that VMamba's training keeps beside the weights, so that yacs isn't needed to read them."""
 
 
 def pretrained_file(spec: BackboneSpec) -> Path:
@@ -101,9 +101,7 @@ def _from_address(spec: BackboneSpec, source: Source, where: str) -> Path:
     return cached
 
 
-def _unreachable(
-    spec: BackboneSpec, source: Source, where: str, cache: str, cause: str, other: str = ""
-) -> Mistake:
+def _unreachable(spec: BackboneSpec, source: Source, where: str, cache: str, cause: str, other: str = "") -> Mistake:
     return Mistake(
         f"{where}: not in {cache}, and can't be downloaded ({cause}). "
         f"On a machine with network, get {source.address}{other}, "
@@ -125,8 +123,7 @@ def read_file(path: Path, where: str) -> State:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        # Training scripts keep their arguments beside the weights; both of these are plain data.
-        with torch.serialization.safe_globals([argparse.Namespace, (_Settings, "yacs.config.CfgNode")]):
+        with torch.serialization.safe_globals(SETTINGS):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError:
         raise Mistake(
