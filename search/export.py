@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from search.console import what_is_trained
 from search.folder import SearchFolder, to_yaml
 from search.identity import code_digest
@@ -115,10 +113,7 @@ def read_export(path: Path) -> Export:
         raise Mistake(f'{path}: is no exported configuration; make one with "medtune export NAME -o {path.name}".')
     if data.get("format") != FORMAT:
         raise Mistake(f"{path}: has format {data.get('format')}, this version reads {FORMAT}; export it again.")
-    try:
-        return Export.parse(data, str(path))
-    except ValidationError as error:  # pragma: no cover - parse turns these into a Mistake
-        raise Mistake(f"{path}: {error}") from None
+    return Export.parse(data, str(path))
 
 
 def _export(config: SearchConfig, identity: dict[str, Any], trial: Trial, direction: Direction, complete: int) -> Export:
@@ -128,7 +123,7 @@ def _export(config: SearchConfig, identity: dict[str, Any], trial: Trial, direct
     chosen = trial_config(config, trial.point, metric=str(config.metric or identity["metric"]), policy=str(config.dataset.policy or "none"), seed=trial.seed)
     loaded = build(chosen.backbone, weights=chosen.weights, resolution=chosen.resolution, drop_path=chosen.drop_path)
     return Export(
-        kind=KIND,
+        kind="medtune export",
         format=FORMAT,
         found=Found(
             search=config.name,

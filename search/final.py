@@ -131,7 +131,8 @@ def seeds_of(own: int, count: int) -> tuple[int, ...]:
 
 
 def _candidates(paths: Sequence[Path], seeds: int) -> list[Candidate]:
-    candidates, problems = [], []
+    candidates: list[Candidate] = []
+    problems: list[str] = []
     for path in paths:
         try:
             export = read_export(path)

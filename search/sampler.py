@@ -103,7 +103,9 @@ def _defined(trial: Trial) -> dict[int, float]:
 
 def _suggest(trial: optuna.trial.Trial, dimension: AnyDimension) -> Value:
     if isinstance(dimension, Choice):
-        return trial.suggest_categorical(dimension.key, dimension.choices)
+        chosen = trial.suggest_categorical(dimension.key, dimension.choices)
+        assert chosen is not None  # the choices hold no None
+        return chosen
     if isinstance(dimension, Float):
         return trial.suggest_float(dimension.key, dimension.low, dimension.high, log=dimension.log)
     return trial.suggest_int(dimension.key, dimension.low, dimension.high, log=dimension.log)

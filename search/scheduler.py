@@ -151,7 +151,7 @@ class RecordSearcher(Searcher):
         super().__init__()
         self.driver = driver
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a string
         started = time.perf_counter()
         job = self.driver.next_job()
         self.driver.seconds += time.perf_counter() - started

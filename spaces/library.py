@@ -147,7 +147,7 @@ def _reachable(dimension: AnyDimension, before: list[AnyDimension], backbones: t
         return {(name, condition) for name, condition in d.when.items() if name != "backbone"}
 
     def mine(d: AnyDimension) -> set[str]:
-        return set(d.when["backbone"].among if "backbone" in d.when else backbones)
+        return {str(name) for name in (d.when["backbone"].among if "backbone" in d.when else backbones)}
 
     left = mine(dimension)
     for earlier in before:
@@ -224,12 +224,15 @@ def _mapping(definition: Any) -> Mapping[str, Any]:
 
 
 def _condition(condition: Any) -> Condition:
-    excluded = condition.get("not") if isinstance(condition, Mapping) else None
-    if isinstance(condition, Mapping):
-        if set(condition) != {"not"}:
-            raise ValueError("when: expected a value, a list of values, or {not: ...}")
-        return Condition(excluding=tuple(excluded) if isinstance(excluded, list) else (excluded,))
-    return Condition(among=tuple(condition) if isinstance(condition, list) else (condition,))
+    if not isinstance(condition, Mapping):
+        return Condition(among=_several(condition))
+    if set(condition) != {"not"}:
+        raise ValueError("when: expected a value, a list of values, or {not: ...}")
+    return Condition(excluding=_several(condition["not"]))
+
+
+def _several(values: Any) -> tuple[Value, ...]:
+    return tuple(values) if isinstance(values, list) else (values,)
 
 
 def _check_values(space: Space, specs: list[BackboneSpec]) -> list[str]:

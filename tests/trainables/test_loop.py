@@ -241,9 +241,23 @@ def test_a_metric_that_isnt_defined_is_infeasible(digits: Digits, metric: str) -
     data = digits.data(config)
     rows = np.flatnonzero(data.validation.labels.numpy() != 7)
     reports: list[EpochReport] = []
-    with pytest.raises(Infeasible, match=f"{metric} isn't defined on the validation set: 1 of 10 classes have no rows"):
+    reason = "1 of 10 classes have no rows"
+    with pytest.raises(
+        Infeasible, match=f"{metric} isn't defined on the validation set after the last epochs: {reason}"
+    ):
         fine_tune(config, replace(data, validation=kept(data.validation, rows)), None, reports.append)
-    assert not reports
+    assert [(report.value, report.standard_error) for report in reports] == [(None, None)], "no number in its place"
+    assert reason in reports[0].undefined and metric not in reports[0].metrics
+    assert 0 <= reports[0].metrics["accuracy"] <= 1, "what is defined is told"
+
+
+def test_undefined_in_an_epoch_that_doesnt_count_is_passed_over(digits: Digits) -> None:
+    plain, averaged = digits.config(), digits.config(ema=0.1)
+    assert trial_value(plain, [None, 0.2, 0.3, 0.4]) == pytest.approx(0.3)
+    assert trial_value(averaged, [0.2, None, 0.4]) == 0.4
+    for config, values in ((plain, [0.1, 0.2, None, 0.4]), (plain, [None]), (averaged, [0.1, None])):
+        with pytest.raises(Infeasible, match="balanced_accuracy isn't defined"):
+            trial_value(config, values)
 
 
 def test_value_is_the_mean_of_the_last_three_epochs_unless_weights_are_averaged(digits: Digits) -> None:
