@@ -23,8 +23,8 @@ def check(options: argparse.Namespace) -> None:
     path = Path(options.settings)
     console = Console.of_terminal()
     config = load(path, options.changes)
-    with console.working("looking at the data"):
-        planned = plan(config, path.parent)
+    with console.working("looking at the data") as progress:
+        planned = plan(config, path.parent, progress=progress)
     console.print(*describe(planned))
 
 

@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
@@ -63,13 +63,13 @@ class Console:
             self.rich.print(line, soft_wrap=isinstance(line, str))
 
     @contextlib.contextmanager
-    def working(self, what: str) -> Iterator[None]:
-        """Says what goes on while the block runs; a spinner on a terminal."""
-        if self.live:
-            with self.rich.status(f"{what} ..."):
-                yield
-        else:
-            yield
+    def working(self, what: str) -> Iterator[Callable[[int, int], None]]:
+        """Says what goes on while the block runs; a spinner on a terminal. Gives a function that shows how far it is."""
+        if not self.live:
+            yield lambda done, total: None
+            return
+        with self.rich.status(f"{what} ...") as spinner:
+            yield lambda done, total: spinner.update(f"{what}: {done} of {total} images")
 
     def started(self, plan: Plan, folder: Path) -> None:
         config = plan.config

@@ -59,8 +59,8 @@ def search(config: SearchConfig, base: Path, *, address: str | None = None, cons
         Interrupted: by Ctrl-C.
     """
     console = console or Console.silent()
-    with console.working("looking at the data"):
-        planned = plan(config, base, cluster=address is not None)
+    with console.working("looking at the data") as progress:
+        planned = plan(config, base, cluster=address is not None, progress=progress)
     found = folders.create(planned, identity(planned))
     console.started(planned, found.path)
     _run(found, planned, address, console)
@@ -75,8 +75,8 @@ def resume(found: SearchFolder, *, address: str | None = None, console: Console 
         Interrupted: by Ctrl-C.
     """
     console = console or Console.silent()
-    with console.working("looking at the data"):
-        planned = plan(found.config(), found.path, cluster=address is not None)
+    with console.working("looking at the data") as progress:
+        planned = plan(found.config(), found.path, cluster=address is not None, progress=progress)
     _run(found, planned, address, console)
     return found
 

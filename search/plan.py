@@ -11,11 +11,14 @@ from typing import TypeVar
 
 from search.tracking import reachable
 from spaces.backbone import backbone
-from spaces.config import METRICS, Direction, ResourcesConfig, SearchConfig
-from spaces.dimensions import Point, Space
+from spaces.config import METRICS, Direction, ResourcesConfig, SearchConfig, parse_resolution
+from spaces.dimensions import Choice, Point, Space, Value
 from spaces.library import assemble, first_points
 from spaces.mistakes import Mistake, nearest
 from spaces.policy import policy
+from trainables.augment import stored_at
+from trainables.data.parts import Progress, pixel_spec
+from trainables.data.pixels import open_many
 from trainables.data.prepared import Prepared, prepare
 
 T = TypeVar("T")
@@ -69,12 +72,13 @@ def resolve(config: SearchConfig, base: Path) -> SearchConfig:
     )
 
 
-def plan(config: SearchConfig, base: Path, *, cluster: bool = False) -> Plan:
+def plan(config: SearchConfig, base: Path, *, cluster: bool = False, progress: Progress | None = None) -> Plan:
     """Checks everything, and prepares the data.
 
     Args:
         base: folder that the dataset's root is relative to.
         cluster: resources are a cluster's, and are checked once it is connected to.
+        progress: called with (images decoded, images), unless all were decoded before.
 
     Raises:
         Mistake: everything that is wrong, together.
@@ -104,9 +108,43 @@ def plan(config: SearchConfig, base: Path, *, cluster: bool = False) -> Plan:
         config = config.model_copy(update={"metric": config.metric or prepared.manifest.metric, "dataset": dataset})
         if space is not None:
             first = attempt(lambda: first_points(config, space, len(prepared.train)))
+            attempt(lambda: decode(config, space, prepared, progress))
     if problems or space is None or prepared is None or first is None or concurrent is None:
         raise Mistake(*dict.fromkeys(problems))
     return Plan(config, space, prepared, first, concurrent)
+
+
+def decode(config: SearchConfig, space: Space, prepared: Prepared, progress: Progress | None) -> None:
+    """Decodes every training and validation image for every resolution of the space, which trials would do otherwise.
+
+    Raises:
+        Mistake: images that can't be used, all of them together.
+    """
+    offered: dict[str, set[Value]] = {name: {value} for name, value in space.fixed.items()}
+    for dimension in space.dimensions:
+        if isinstance(dimension, Choice):
+            offered.setdefault(dimension.name, set()).update(dimension.choices)
+    resolutions = {parse_resolution(value) for value in offered["resolution"] if isinstance(value, int | str)}
+    policies = {str(name) for name in offered.get("policy", {str(config.dataset.policy)})}
+    levels = {int(level) for level in offered.get("level", {0})}
+    stores = {stored_at(r, p, level) for r in resolutions for p in policies for level in levels}
+    parts = ((prepared.train, stores), (prepared.validation, resolutions))
+    total, before = len(prepared.train) + len(prepared.validation), 0
+    problems: list[str] = []
+    for rows, sizes in parts:
+        specs = [pixel_spec(config.dataset, size) for size in sorted(sizes)]
+
+        def count(done: int, _: int, before: int = before) -> None:
+            if progress:
+                progress(before + done, total)
+
+        try:
+            open_many(prepared.manifest.take(rows), specs, cache_folder(config), progress=count)
+        except Mistake as mistake:
+            problems += mistake.sentences
+        before += len(rows)
+    if problems:
+        raise Mistake(*problems)
 
 
 def check_weights(config: SearchConfig) -> None:

@@ -31,14 +31,19 @@ def draws(seed: int, view: int, rows: int) -> Tensor:
 
 
 def store_resolution(config: TrialConfig) -> Resolution:
+    """Height and width at which a trial's training images are kept: see `stored_at`."""
+    return stored_at(config.resolution, config.policy, config.level)
+
+
+def stored_at(resolution: Resolution, policy_name: str, level: int) -> Resolution:
     """Height and width at which training images are kept, so that the policy's strongest crop isn't enlarged.
 
     The same for every level above 0, so that those share a file of pixels.
     """
-    strongest = policy(config.policy)
-    if config.level == 0 or strongest.scale == 1:
-        return config.resolution
-    height, width = config.resolution
+    strongest = policy(policy_name)
+    if level == 0 or strongest.scale == 1:
+        return resolution
+    height, width = resolution
     return math.ceil(height / math.sqrt(strongest.scale)), math.ceil(width / math.sqrt(strongest.scale))
 
 
