@@ -52,7 +52,7 @@ class Console:
     @classmethod
     def of_terminal(cls) -> Console:
         """Standard output, duplicated, so that it stays the person's when file descriptor 1 is redirected."""
-        return cls(os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1))
+        return cls(os.fdopen(os.dup(1), "w", buffering=1))
 
     @classmethod
     def silent(cls) -> Console:

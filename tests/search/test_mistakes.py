@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from search.cli import main
 from tests.search.conftest import SETTINGS, medtune, succeed, write_digits
 
 
@@ -58,7 +59,7 @@ def unwritable_storage(place: Path) -> list[str]:
 
 
 def unknown_backbone(place: Path) -> list[str]:
-    return ["--set", "backbones=[dinov3_tiny, mae_tiny]"]
+    return ["--set", "backbones=[dinov9_tiny, mae_tiny]"]
 
 
 def impossible_resources(place: Path) -> list[str]:
@@ -83,23 +84,30 @@ def no_such_weights(place: Path) -> list[str]:
         (label_outside, ["seven", "row"]),
         (group_in_two_splits, ["train", "test", "official"]),
         (unwritable_storage, ["storage", "can't be written"]),
-        (unknown_backbone, ['unknown backbone "dinov3_tiny"']),
+        (unknown_backbone, ['unknown backbone "dinov9_tiny"']),
         (impossible_resources, ["4000 CPUs"]),
         (impossible_concurrency, ["4000 concurrent"]),
         (no_such_weights, ["no trained weights of dinov2_tiny", "no trained weights of mae_tiny"]),
     ],
 )
-def test_told_before_anything_is_written(place: Path, spoil: Callable[[Path], list[str]], words: list[str]) -> None:
+def test_told_before_anything_is_written(
+    place: Path, spoil: Callable[[Path], list[str]], words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     changes = spoil(place)
     before = sorted(place.rglob("*"))
     for command in ("check", "search"):
-        done = medtune(command, place / "search.yaml", *changes)
-        assert done.returncode == 2, done.stdout + done.stderr
-        assert "Traceback" not in done.stderr
-        assert all(word in done.stderr for word in words), done.stderr
-        assert all(line.startswith("medtune: ") for line in done.stderr.splitlines())
+        assert main([command, str(place / "search.yaml"), *changes]) == 2
+        told = capsys.readouterr().err
+        assert all(word in told for word in words), told
+        assert all(line.startswith("medtune: ") for line in told.splitlines())
         left = [p for p in sorted(place.rglob("*")) if p not in before and "cache" not in p.parts and p.name != "runs"]
         assert not left, left
+
+
+def test_no_traceback_in_a_process_of_its_own(place: Path) -> None:
+    done = medtune("search", place / "search.yaml", *unreadable_image(place))
+    assert done.returncode == 2 and "broken.png" in done.stderr and "Traceback" not in done.stderr
+    assert done.stdout == ""
 
 
 def test_several_mistakes_come_together(place: Path) -> None:
@@ -108,10 +116,11 @@ def test_several_mistakes_come_together(place: Path) -> None:
     assert len(done.stderr.splitlines()) == 3
 
 
-def test_names_that_are_not_there(tmp_path: Path) -> None:
+def test_names_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     for arguments in (["status", "x"], ["resume", "x"], ["export", "x", "-o", "b.yaml"], ["final", "b.yaml"], ["predict", "m", "i", "-o", "p.csv"], ["search", "s.yaml"]):
-        done = medtune(*arguments, cwd=tmp_path)
-        assert done.returncode == 2 and done.stderr.startswith("medtune: ") and "Traceback" not in done.stderr
+        assert main(arguments) == 2
+        assert capsys.readouterr().err.startswith("medtune: ")
     assert not list(tmp_path.iterdir())
 
 
