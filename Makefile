@@ -6,7 +6,6 @@ ROOT := $(CURDIR)
 BIN := $(ROOT)/.venv/bin
 STAMP := .venv/.installed
 export UV_CACHE_DIR ?= $(ROOT)/.cache/uv
-export RAY_AUTH_TOKEN_PATH ?= $(ROOT)/.cache/ray-token
 export HYPOTHESIS_STORAGE_DIRECTORY ?= $(ROOT)/.cache/hypothesis
 export MPLCONFIGDIR ?= $(ROOT)/.cache/matplotlib
 UV = $(shell command -v uv 2>/dev/null || echo $(ROOT)/.cache/bootstrap/bin/uv)
@@ -24,9 +23,10 @@ $(STAMP): requirements.lock pyproject.toml
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e . && \
 	touch $(STAMP) && echo "environment made in $$(( $$(date +%s) - start )) s"
 
-# Ray's sockets need a short path, so its temporary files lie in a folder of /tmp that is removed at the end.
+# Ray's sockets need a short path, so its temporary files lie in a folder of /tmp that is removed at the end; a token
+# made for the occasion keeps it from leaving one in the home folder.
 define in_temporary_folder
-@folder=$$(mktemp -d /tmp/medtune.XXXXXX) && trap 'rm -rf "$$folder"' EXIT && export RAY_TMPDIR=$$folder TMPDIR=$$folder && $(1)
+@folder=$$(mktemp -d /tmp/medtune.XXXXXX) && trap 'rm -rf "$$folder"' EXIT && export RAY_TMPDIR=$$folder TMPDIR=$$folder RAY_AUTH_TOKEN=$$($(BIN)/python -c 'import secrets; print(secrets.token_hex(32))') && $(1)
 endef
 
 demo: $(STAMP)

@@ -107,10 +107,11 @@ def describe_best(trial: Trial, metric: str) -> str:
 
 
 def what_is_trained(trial: Trial) -> str:
-    blocks = trial.point.get("trained_blocks", 0)
+    blocks, adapter = trial.point.get("trained_blocks", 0), trial.point.get("adapter", "none")
     if blocks == 0:
         return "head only"
-    return "all blocks" if blocks == "all" else f"last {blocks} block{'s' if blocks != 1 else ''}"
+    what = "all blocks" if blocks == "all" else f"last {blocks} block{'s' if blocks != 1 else ''}"
+    return what if adapter == "none" else f"{what}, {adapter}"
 
 
 @contextlib.contextmanager

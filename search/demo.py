@@ -25,7 +25,7 @@ space:
   batch_size: 32
   head: {choice: [linear, attentive]}
   head_lr: {float: [1.0e-3, 1.0e-2], log: true, default: 3.0e-3}
-budget: {trials: 16, epochs: 12}
+budget: {trials: 16, epochs: 20}
 metric: balanced_accuracy
 stopping: {rule: halving, eta: 2}
 storage: STORAGE

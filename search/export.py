@@ -85,7 +85,7 @@ def export(found: SearchFolder, output: Path, *, top: int | None = None, per: st
         raise Mistake(f"export: -o {output}: there is no folder {output.parent}; make it first.")
     if per == "backbone":
         chosen = {str(t.point["backbone"]): t for t in reversed(ranked)}
-        named = [(output.with_stem(f"{output.stem}-{name}"), chosen[name]) for name in sorted(chosen)]
+        named = [(output.with_stem(f"{output.stem}-{name.replace('/', '_')}"), chosen[name]) for name in sorted(chosen)]
     elif top is not None:
         named = [(output.with_stem(f"{output.stem}-{i + 1}"), t) for i, t in enumerate(ranked[:top])]
     else:
@@ -148,5 +148,5 @@ def _export(config: SearchConfig, identity: dict[str, Any], trial: Trial, direct
 
 def describe(export: Export) -> str:
     """A line for lists: what this configuration is."""
-    trial = Trial(export.found.trial, {"trained_blocks": export.config.trained_blocks}, 0, "", 0.0)
+    trial = Trial(export.found.trial, {"trained_blocks": export.config.trained_blocks, "adapter": export.config.adapter}, 0, "", 0.0)
     return f"{export.config.backbone}, {what_is_trained(trial)} (trial {export.found.trial} of {export.found.search})"

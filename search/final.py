@@ -44,7 +44,7 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        return f"{self.export.config.backbone}-{self.export.config.digest()[:8]}"
+        return f"{self.export.config.backbone.replace('/', '_')}-{self.export.config.digest()[:8]}"
 
 
 def final(

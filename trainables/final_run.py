@@ -18,6 +18,7 @@ from trainables.data.parts import Part, TrialData, open_part, pixel_spec, trial_
 from trainables.data.prepared import Prepared
 from trainables.files import write_json
 from trainables.loop import EpochReport, Outcome, fine_tune
+from trainables.model import merged
 from trainables.model_folder import Trained, save_model
 from trainables.place import Place
 
@@ -81,7 +82,8 @@ def finished(order: RunOrder) -> dict[str, Any] | None:
 
 def _write(folder: Path, order: RunOrder, config: TrialConfig, data: TrialData, outcome: Outcome) -> None:
     dataset = DatasetConfig.model_validate(order.dataset)
-    trained = Trained(outcome.model, config, data.classes, data.task, pixel_spec(dataset, config.resolution))
+    used = merged(outcome.model, config)  # adapters become part of the weights: nobody needs them to use the model
+    trained = Trained(outcome.model, used, data.classes, data.task, pixel_spec(dataset, config.resolution))
     save_model(folder / MODEL, trained, {"seed": config.seed, "fit": order.fit})
     write_json(
         folder / RESULT,
