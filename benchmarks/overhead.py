@@ -4,8 +4,8 @@
 
 Runs a real search of short one-worker trials of tiny backbones on handwritten digits, with MLflow's mirror on. The
 fixed cost of a trial is the time from the driver's order (when its point enters the record, Tune being free to start
-it) to the start of its first training step in the actor, both by this machine's clock. Actors' first trials, which pay for
-imports, are shown apart.
+it) to the start of its first training step in the actor, both by this machine's clock. Actors' first trials, which pay
+for imports, are shown apart.
 """
 
 from __future__ import annotations

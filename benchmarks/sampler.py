@@ -4,7 +4,7 @@
 
 The space is the shipped one for four backbones, the quality a function of the asked values made up for this purpose:
 each backbone, depth and head has a best learning rate, ratio and decay of its own, which matter only where they are
-asked, and observations carry the noise of a validation set. Prints the regret (best possible minus the noiseless quality
+asked, and observations carry the noise of a validation set. Prints the regret (best possible minus noiseless quality
 of the configuration that looks best) after 20, 40 and 60 trials: mean and standard error over repeats. The same
 seeds are used for every sampler.
 """
@@ -16,12 +16,13 @@ import hashlib
 import math
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import optuna
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
-from search.sampler import _suggest
+from search.sampler import suggest
 from spaces.config import SearchConfig
 from spaces.dimensions import Point, Space
 from spaces.library import assemble
@@ -64,7 +65,7 @@ def regrets(space: Space, sampler: BaseSampler, world: int, trials: int, top: fl
     found = []
     for _ in range(trials):
         trial = study.ask()
-        point = space.ask(lambda d, trial=trial: _suggest(trial, d))  # type: ignore[misc]
+        point = space.ask(partial(suggest, trial))
         true = quality(point, world)
         measured = true + NOISE * generator.standard_normal()
         study.tell(trial, measured)
@@ -80,19 +81,28 @@ def main() -> None:
     arguments = options.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore")
-    settings = {"name": "bench", "dataset": {"reader": "folder", "root": "."}, "backbones": BACKBONES, "weights": "random"}
+    settings = {
+        "name": "bench",
+        "dataset": {"reader": "folder", "root": "."},
+        "backbones": BACKBONES,
+        "weights": "random",
+    }
     space = assemble(SearchConfig.parse(settings, "bench"))
     generator = np.random.default_rng(0)
     tops = []
     for world in range(arguments.repeats):  # the best of many random points stands for the best possible
         study = optuna.create_study(sampler=RandomSampler(seed=int(generator.integers(2**31))))
-        points = [space.ask(lambda d, t=study.ask(): _suggest(t, d)) for _ in range(1500)]  # type: ignore[misc]
+        points = [space.ask(partial(suggest, study.ask())) for _ in range(1500)]
         tops.append(max(quality(p, world) for p in points))
     marks = [n for n in (20, 40, 60, 100) if n <= arguments.trials]
     print(f"{'sampler':<28}" + "".join(f"{f'regret after {n}':>22}" for n in marks))
     for name, make in SAMPLERS.items():
-        runs = np.array([regrets(space, make(1000 + w), w, arguments.trials, tops[w]) for w in range(arguments.repeats)])
-        cells = [f"{runs[:, n - 1].mean():.4f} +- {runs[:, n - 1].std(ddof=1) / math.sqrt(len(runs)):.4f}" for n in marks]
+        runs = np.array(
+            [regrets(space, make(1000 + w), w, arguments.trials, tops[w]) for w in range(arguments.repeats)]
+        )
+        cells = [
+            f"{runs[:, n - 1].mean():.4f} +- {runs[:, n - 1].std(ddof=1) / math.sqrt(len(runs)):.4f}" for n in marks
+        ]
         print(f"{name:<28}" + "".join(f"{cell:>22}" for cell in cells), flush=True)
 
 

@@ -1,6 +1,6 @@
 """A search, its best configuration, and a final result, from Python.
 
-    python examples/from_python.py SEARCH.yaml
+python examples/from_python.py SEARCH.yaml
 """
 
 import sys
@@ -11,7 +11,7 @@ from search import export_best, load_settings, run_final, run_search
 if __name__ == "__main__":
     settings = Path(sys.argv[1])
     found = run_search(load_settings(settings), settings.parent)
-    for path, what in export_best(found, found.path / "best.yaml"):
+    for _, what in export_best(found, found.path / "best.yaml"):
         print(what)
     result = run_final([found.path / "best.yaml"], seeds=2)
     print(result / "result.json")

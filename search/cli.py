@@ -25,10 +25,15 @@ def parser() -> argparse.ArgumentParser:
     def existing(sub: argparse.ArgumentParser, **options: Any) -> None:
         sub.add_argument("search", metavar="NAME_OR_DIR", help="a search's name or folder", **options)
 
-    for name, what in (("check", "everything that can be known before the first accelerator second"), ("search", "run a search")):
+    for name, what in (
+        ("check", "everything that can be known before the first accelerator second"),
+        ("search", "run a search"),
+    ):
         sub = command(name, what)
         sub.add_argument("settings", metavar="SEARCH.yaml", help="the search's settings")
-        sub.add_argument("--set", metavar="a.b=c", action="append", default=[], dest="changes", help="change one setting")
+        sub.add_argument(
+            "--set", metavar="a.b=c", action="append", default=[], dest="changes", help="change one setting"
+        )
         if name == "search":
             sub.add_argument("--address", metavar="ADDRESS", help="a Ray cluster; without it, one on this machine")
     existing(command("resume", "go on with a search that was stopped or killed"))
@@ -42,10 +47,14 @@ def parser() -> argparse.ArgumentParser:
     which.add_argument("--top", metavar="K", type=int, help="the K best, as best-1.yaml, best-2.yaml, ...")
     which.add_argument("--per", choices=("backbone",), help="the best of each backbone")
     sub = command("final", "final runs of exported configurations; opens the test set once")
-    sub.add_argument("exports", metavar="best.yaml", nargs="+", help="exported configurations; several are one opening of the test")
+    sub.add_argument(
+        "exports", metavar="best.yaml", nargs="+", help="exported configurations; several are one opening of the test"
+    )
     sub.add_argument("--seeds", metavar="N", type=int, default=5, help="runs with different seeds (default: 5)")
     sub.add_argument("--workers", metavar="N", type=int, help="workers of one run, through Ray Train")
-    sub.add_argument("--fit", choices=("train", "all"), default="train", help="learn from train only, or from train + validation")
+    sub.add_argument(
+        "--fit", choices=("train", "all"), default="train", help="learn from train only, or from train + validation"
+    )
     sub.add_argument("--again", metavar="REASON", help="open the test set again, and why")
     sub.add_argument("-o", dest="output", metavar="DIR", help="folder to write (default: final beside the search)")
     sub = command("report", "one page of searches and their finals")

@@ -83,8 +83,14 @@ def status(options: argparse.Namespace) -> None:
         return
     console = Console.of_terminal()
     for trial in study.trials:
-        parameters = ", ".join(f"{k} {_short(v)}" for k, v in trial.point.items() if k not in ("backbone", "trained_blocks"))
-        value = f"{trial.value:.4f}" if trial.value is not None else (f"{trial.values()[-1]:.4f} so far" if trial.values() else "no value yet")
+        parameters = ", ".join(
+            f"{k} {_short(v)}" for k, v in trial.point.items() if k not in ("backbone", "trained_blocks")
+        )
+        value = (
+            f"{trial.value:.4f}"
+            if trial.value is not None
+            else (f"{trial.values()[-1]:.4f} so far" if trial.values() else "no value yet")
+        )
         console.print(
             f"{trial.number:>4} {trial.state:<10} {trial.done:>3} epochs  {value}  {trial.point['backbone']}, "
             f"{what_is_trained(trial)}; {parameters}" + (f"; {trial.cause}" if trial.cause else "")

@@ -64,7 +64,7 @@ class Console:
 
     @contextlib.contextmanager
     def working(self, what: str) -> Iterator[Callable[[int, int], None]]:
-        """Says what goes on while the block runs; a spinner on a terminal. Gives a function that shows how far it is."""
+        """Says what goes on while the block runs; a spinner on a terminal. Gives a function to show how far it is."""
         if not self.live:
             yield lambda done, total: None
             return
@@ -73,7 +73,11 @@ class Console:
 
     def started(self, plan: Plan, folder: Path) -> None:
         config = plan.config
-        random = [b for b in config.backbones if (config.weights if isinstance(config.weights, str) else config.weights.get(b)) == "random"]
+        random = [
+            b
+            for b in config.backbones
+            if (config.weights if isinstance(config.weights, str) else config.weights.get(b)) == "random"
+        ]
         self.print(
             f"Search {config.name}: {config.budget.trials} trials of up to {config.budget.epochs} epochs, "
             f"{len(plan.first)} first configurations, {len(plan.prepared.train)} training and "
@@ -81,7 +85,10 @@ class Console:
             f"Folder {folder}, log {folder / 'log.txt'}",
         )
         if random:
-            self.print(f"Weights of {', '.join(random)} are RANDOM: this shows how a search runs, not what a trained backbone can do.")
+            self.print(
+                f"Weights of {', '.join(random)} are RANDOM: "
+                "this shows how a search runs, not what a trained backbone can do."
+            )
 
     def ended(self, study: Study, found: SearchFolder, driver: Driver) -> None:
         counts = state_counts(study.trials)
@@ -89,7 +96,9 @@ class Console:
         if driver.notice:
             self.print(driver.notice)
         if driver.out_of_time:
-            self.print(f"The time of {driver.config.budget.hours:g} hours is over; go on with: medtune resume {found.path}")
+            self.print(
+                f"The time of {driver.config.budget.hours:g} hours is over; go on with: medtune resume {found.path}"
+            )
         winner = best(study.trials, driver.direction)
         if winner:
             self.print(f"Best: {describe_best(winner, str(driver.config.metric))}")
@@ -103,7 +112,8 @@ def state_counts(trials: list[Trial]) -> dict[str, int]:
 def describe_best(trial: Trial, metric: str) -> str:
     error = trial.epochs[trial.done].standard_error if trial.epochs else None
     spread = f" (standard error {error:.4f})" if error else ""
-    return f"trial {trial.number}, {trial.point['backbone']}, {what_is_trained(trial)}, {metric} {trial.value:.4f}{spread} on validation"
+    what = f"trial {trial.number}, {trial.point['backbone']}, {what_is_trained(trial)}"
+    return f"{what}, {metric} {trial.value:.4f}{spread} on validation"
 
 
 def what_is_trained(trial: Trial) -> str:
@@ -152,7 +162,9 @@ class View:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stop.set()
         self._thread.join()
         if self._live:
@@ -175,7 +187,8 @@ class View:
                 self._told.add(trial.number)
                 value = f"{metric} {trial.value:.4f}" if trial.value is not None else trial.cause
                 self.console.print(
-                    f"trial {trial.number}: {trial.state} after {trial.done} epoch{'s' if trial.done != 1 else ''} in {trial.seconds:.1f} s, "
+                    f"trial {trial.number}: {trial.state} after {trial.done} epoch{'s' if trial.done != 1 else ''} "
+                    f"in {trial.seconds:.1f} s, "
                     f"{trial.point['backbone']}, {what_is_trained(trial)}: {value}"
                 )
 
@@ -186,16 +199,36 @@ class View:
         ended = sum(t.state.terminal for t in trials)
         bar = Table.grid(padding=(0, 1))
         bar.add_row(
-            f"{ended} of {budget.trials} trials", ProgressBar(budget.trials, ended, width=30), self._time_left(trials, ended)
+            f"{ended} of {budget.trials} trials",
+            ProgressBar(budget.trials, ended, width=30),
+            self._time_left(trials, ended),
         )
         winner = best(trials, self.driver.direction)
-        line = Text(f"Best so far: {describe_best(winner, str(self.driver.config.metric))}" if winner else "No complete trial yet")
+        line = Text(
+            f"Best so far: {describe_best(winner, str(self.driver.config.metric))}"
+            if winner
+            else "No complete trial yet"
+        )
         return Group(self.table(trials), bar, line)
 
     def table(self, trials: list[Trial]) -> Table:
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-        for name in ("trial", "backbone", "trained", "head lr", "level", "epochs", str(self.driver.config.metric), "time", "state"):
-            table.add_column(name, justify="right" if name in ("trial", "head lr", "level", "epochs", "time") else "left", no_wrap=True)
+        for name in (
+            "trial",
+            "backbone",
+            "trained",
+            "head lr",
+            "level",
+            "epochs",
+            str(self.driver.config.metric),
+            "time",
+            "state",
+        ):
+            table.add_column(
+                name,
+                justify="right" if name in ("trial", "head lr", "level", "epochs", "time") else "left",
+                no_wrap=True,
+            )
         shown = sorted(trials, key=lambda t: (t.state.terminal, -t.number))[:ROWS]
         for trial in sorted(shown, key=lambda t: t.number):
             values = trial.values()

@@ -61,7 +61,9 @@ class Export(Strict):
     versions: dict[str, str]
 
 
-def export(found: SearchFolder, output: Path, *, top: int | None = None, per: str | None = None) -> list[tuple[Path, str]]:
+def export(
+    found: SearchFolder, output: Path, *, top: int | None = None, per: str | None = None
+) -> list[tuple[Path, str]]:
     """Writes the best configuration, the `top` best, or the best per backbone.
 
     Returns:
@@ -78,7 +80,9 @@ def export(found: SearchFolder, output: Path, *, top: int | None = None, per: st
         key=lambda t: (-sign * (t.value or 0.0), t.number),
     )
     if not ranked:
-        raise Mistake(f"export: {config.name} has no complete trial yet ({len(study.trials)} trials so far); wait, or resume it.")
+        raise Mistake(
+            f"export: {config.name} has no complete trial yet ({len(study.trials)} trials so far); wait, or resume it."
+        )
     if top is not None and not 1 <= top <= len(ranked):
         raise Mistake(f"export: --top {top}: expected 1 to {len(ranked)}, the number of complete trials.")
     if not output.parent.is_dir():
@@ -97,7 +101,9 @@ def export(found: SearchFolder, output: Path, *, top: int | None = None, per: st
             f"trial {data.found.trial} of {data.found.search}, {data.config.backbone}, "
             f"{data.config.metric} {data.found.value:.4f} on validation"
         )
-        write_text(path, f"# Exported by medtune: {line}.\n# Run it: medtune final {path.name}\n{to_yaml(data.plain())}")
+        write_text(
+            path, f"# Exported by medtune: {line}.\n# Run it: medtune final {path.name}\n{to_yaml(data.plain())}"
+        )
         written.append((path, line))
     return written
 
@@ -116,11 +122,19 @@ def read_export(path: Path) -> Export:
     return Export.parse(data, str(path))
 
 
-def _export(config: SearchConfig, identity: dict[str, Any], trial: Trial, direction: Direction, complete: int) -> Export:
+def _export(
+    config: SearchConfig, identity: dict[str, Any], trial: Trial, direction: Direction, complete: int
+) -> Export:
     from trainables.backbones import build, weights_digest
 
     assert trial.value is not None
-    chosen = trial_config(config, trial.point, metric=str(config.metric or identity["metric"]), policy=str(config.dataset.policy or "none"), seed=trial.seed)
+    chosen = trial_config(
+        config,
+        trial.point,
+        metric=str(config.metric or identity["metric"]),
+        policy=str(config.dataset.policy or "none"),
+        seed=trial.seed,
+    )
     loaded = build(chosen.backbone, weights=chosen.weights, resolution=chosen.resolution, drop_path=chosen.drop_path)
     return Export(
         kind="medtune export",
@@ -137,7 +151,11 @@ def _export(config: SearchConfig, identity: dict[str, Any], trial: Trial, direct
         config=chosen,
         dataset=config.dataset,
         digests=Digests(
-            data=identity["data"], split=identity["split"], test=identity["test"], weights=weights_digest(loaded), code=code_digest()
+            data=identity["data"],
+            split=identity["split"],
+            test=identity["test"],
+            weights=weights_digest(loaded),
+            code=code_digest(),
         ),
         storage=config.storage,
         cache=str(cache_folder(config)),
@@ -148,5 +166,11 @@ def _export(config: SearchConfig, identity: dict[str, Any], trial: Trial, direct
 
 def describe(export: Export) -> str:
     """A line for lists: what this configuration is."""
-    trial = Trial(export.found.trial, {"trained_blocks": export.config.trained_blocks, "adapter": export.config.adapter}, 0, "", 0.0)
+    trial = Trial(
+        export.found.trial,
+        {"trained_blocks": export.config.trained_blocks, "adapter": export.config.adapter},
+        0,
+        "",
+        0.0,
+    )
     return f"{export.config.backbone}, {what_is_trained(trial)} (trial {export.found.trial} of {export.found.search})"

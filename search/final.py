@@ -1,4 +1,4 @@
-"""Final runs of exported configurations: several seeds of the same loop, then the test set, opened once for all of them."""
+"""Final runs of exported configurations: several seeds of the same loop, then the test, opened once for all."""
 
 from __future__ import annotations
 
@@ -97,7 +97,10 @@ def final(
     standing = ledger.open(
         prepared.test_digest, what, tuple(sorted({c.export.found.search for c in candidates})), len(candidates), again
     )
-    reports = [_evaluate(candidate, folder, runs, test, cache, fit, standing) for candidate, runs in zip(candidates, results, strict=True)]
+    reports = [
+        _evaluate(candidate, folder, runs, test, cache, fit, standing)
+        for candidate, runs in zip(candidates, results, strict=True)
+    ]
     write_json(
         folder / RESULT,
         {
@@ -142,9 +145,13 @@ def _candidates(paths: Sequence[Path], seeds: int) -> list[Candidate]:
     for other in candidates[1:]:
         for part in ("data", "split", "test"):
             if getattr(other.export.digests, part) != getattr(candidates[0].export.digests, part):
-                problems.append(f"{other.path}: has another {part} than {candidates[0].path}; run a final for each of them.")
+                problems.append(
+                    f"{other.path}: has another {part} than {candidates[0].path}; run a final for each of them."
+                )
         if other.export.config.metric != candidates[0].export.config.metric:
-            problems.append(f"{other.path}: has another metric than {candidates[0].path}; run a final for each of them.")
+            problems.append(
+                f"{other.path}: has another metric than {candidates[0].path}; run a final for each of them."
+            )
     if len({c.name for c in candidates}) < len(candidates):
         problems.append("final: the same configuration is given twice; give each once.")
     if problems:
@@ -162,7 +169,7 @@ def _same_data(candidates: list[Candidate]) -> Prepared:
         of, now = (expected.data, found.data_digest) if part == "data" else (expected.split, found.split_digest)
         raise Mistake(
             f"{candidates[0].path}: is an export from other data: its {part} has the digest {of[:12]}, what lies under "
-            f"{export.dataset.root} has {now[:12]}; give the dataset that the search ran on, or search again on this one."
+            f"{export.dataset.root} has {now[:12]}; give the dataset that the search ran on, or search this one anew."
         )
     return prepared
 
@@ -214,7 +221,11 @@ def _train(
                 took = duration(time.monotonic() - started)
             else:
                 took = "kept from before"
-            value = f"{export.config.metric} {result['validation']:.4f} on validation" if result["validation"] is not None else "trained"
+            value = (
+                f"{export.config.metric} {result['validation']:.4f} on validation"
+                if result["validation"] is not None
+                else "trained"
+            )
             console.print(f"run {done} of {total}: {describe(export)}, seed {seed}: {value}, {took}")
             results[-1].append(result)
     return results
@@ -230,7 +241,13 @@ def _run(order: RunOrder, workers: int | None) -> None:
 
 
 def _evaluate(
-    candidate: Candidate, folder: Path, runs: list[dict[str, Any]], test: Manifest, cache: Path, fit: Fit, standing: Standing
+    candidate: Candidate,
+    folder: Path,
+    runs: list[dict[str, Any]],
+    test: Manifest,
+    cache: Path,
+    fit: Fit,
+    standing: Standing,
 ) -> dict[str, Any]:
     """One configuration on the test set: each seed, their mean with its interval, and the model that ships."""
     export = candidate.export
@@ -250,7 +267,10 @@ def _evaluate(
         "name": candidate.name,
         "backbone": config.backbone,
         "found": export.found.plain(),
-        "config": {**config.plain(), "weights": config.weights if config.weights in ("pretrained", "random") else "file"},
+        "config": {
+            **config.plain(),
+            "weights": config.weights if config.weights in ("pretrained", "random") else "file",
+        },
         "seeds": [
             {"seed": seed, "validation": run["validation"], "test": summary(labels, p, classes, test.task)}
             for seed, run, p in zip(candidate.seeds, runs, stacked, strict=True)
@@ -296,13 +316,17 @@ def _save_predictions(path: Path, probabilities: np.ndarray, labels: np.ndarray)
         np.savez(file, probabilities=probabilities.astype(np.float32), labels=labels)
 
 
-def _tell(reports: list[dict[str, Any]], first: Export, standing: Standing, fit: Fit, folder: Path, console: Console) -> None:
+def _tell(
+    reports: list[dict[str, Any]], first: Export, standing: Standing, fit: Fit, folder: Path, console: Console
+) -> None:
     metric = first.config.metric
     learned = "train" if fit == "train" else "train and validation, epochs fixed, nothing selected"
     for report in reports:
         console.print(f"{report['name']}, {len(report['seeds'])} seeds, learned from {learned}:")
         console.print(f"  expected over seeds: {metric} {interval_text(report['test'])} on the test set")
-        console.print(f"  shipped model ({report['shipped']['why']}): {metric} {interval_text(report['shipped']['test'])}")
+        console.print(
+            f"  shipped model ({report['shipped']['why']}): {metric} {interval_text(report['shipped']['test'])}"
+        )
         console.print(f"  model: {folder / ('model-' + report['name'])}")
     console.print(f"{standing}.", f"Result: {folder / RESULT}")
 
@@ -315,5 +339,3 @@ def interval_text(interval: dict[str, Any]) -> str:
         return f"{interval['value']:.4f}, no interval ({'; '.join(interval['warnings'])})"
     text = f"{interval['value']:.4f} [{interval['low']:.4f}, {interval['high']:.4f}]"
     return f"{text} ({'; '.join(interval['warnings'])})" if interval["warnings"] else text
-
-

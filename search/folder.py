@@ -60,7 +60,8 @@ def find(name_or_dir: str) -> SearchFolder:
         if (path / SETTINGS).is_file():
             return SearchFolder(path.resolve())
     raise Mistake(
-        f'there is no search "{name_or_dir}": neither a folder with a {SETTINGS}, nor one of that name in {storage.resolve()}; '
+        f'there is no search "{name_or_dir}": neither a folder with a {SETTINGS}, nor one of that name in '
+        f"{storage.resolve()}; "
         "give its folder, or set MEDTUNE_STORAGE."
     )
 
@@ -73,7 +74,10 @@ def create(plan: Plan, identity: dict[str, Any]) -> SearchFolder:
     """
     config, path = plan.config, plan.folder
     if path.exists():
-        raise Mistake(f'there is a search "{config.name}" in {path.parent}; go on with it by "medtune resume {path}", or choose another name.')
+        raise Mistake(
+            f'there is a search "{config.name}" in {path.parent}; go on with it by "medtune resume {path}", '
+            "or choose another name."
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{config.name}."))
     try:

@@ -47,7 +47,10 @@ def run_group(order: RunOrder, workers: int) -> None:
                 scaling_config=ScalingConfig(
                     num_workers=workers,
                     use_gpu=order.accelerators > 0,
-                    resources_per_worker={"CPU": order.threads, **({"GPU": order.accelerators} if order.accelerators else {})},
+                    resources_per_worker={
+                        "CPU": order.threads,
+                        **({"GPU": order.accelerators} if order.accelerators else {}),
+                    },
                 ),
                 run_config=RunConfig(name="train", storage_path=str(folder / "ray")),
             )

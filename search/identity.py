@@ -66,7 +66,10 @@ def refuse_changes(recorded: dict[str, Any], now: dict[str, Any]) -> None:
     differences += [f"{name} changed" for key, name in words.items() if recorded[key] != now[key]]
     if differences:
         raise Mistake(
-            *(f"resume: {difference}; a continued search may not change it. Undo it, or start a search of another name." for difference in differences)
+            *(
+                f"resume: {difference}; a continued search may not change it. Undo it, or search under another name."
+                for difference in differences
+            )
         )
 
 

@@ -42,7 +42,9 @@ class Interrupted(Exception):
     """The person stopped the search; it can be resumed."""
 
 
-def search(config: SearchConfig, base: Path, *, address: str | None = None, console: Console | None = None) -> SearchFolder:
+def search(
+    config: SearchConfig, base: Path, *, address: str | None = None, console: Console | None = None
+) -> SearchFolder:
     """A new search, from its first trial to its last.
 
     Args:
@@ -101,7 +103,11 @@ def _run(found: SearchFolder, planned: Plan, address: str | None, console: Conso
             with View(driver, console):
                 _drive(driver, found, planned, address, console)
         left = [t for t in study.trials if not t.state.terminal]
-        costs = {"wall_seconds": time.perf_counter() - started, "record_seconds": driver.seconds, "tracking_seconds": tracking}
+        costs = {
+            "wall_seconds": time.perf_counter() - started,
+            "record_seconds": driver.seconds,
+            "tracking_seconds": tracking,
+        }
         write_json(found.path / DRIVER, costs)
         console.ended(study, found, driver)
         if driver.stopping.is_set() and (left or len(study.trials) < config.budget.trials):
@@ -176,7 +182,11 @@ def _orders(found: SearchFolder, planned: Plan) -> Any:
                 {
                     "number": trial.number,
                     "config": trial_config(
-                        config, trial.point, metric=str(config.metric), policy=str(config.dataset.policy), seed=trial.seed
+                        config,
+                        trial.point,
+                        metric=str(config.metric),
+                        policy=str(config.dataset.policy),
+                        seed=trial.seed,
                     ).plain(),
                 }
                 for trial in trials
@@ -211,7 +221,9 @@ def _graceful_signals(driver: Any, console: Console) -> Iterator[None]:
         if driver.stopping.is_set():
             raise KeyboardInterrupt
         driver.stopping.set()
-        console.print("Stopping; trials go on from their newest checkpoints when the search is resumed. Once more to stop at once.")
+        console.print(
+            "Stopping; a resume continues the trials from their newest checkpoints. Once more to stop at once."
+        )
         if callable(signal.getsignal(signal.SIGUSR1)):
             signal.raise_signal(signal.SIGUSR1)
 
@@ -221,4 +233,3 @@ def _graceful_signals(driver: Any, console: Console) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-

@@ -42,7 +42,9 @@ class Standing:
     configurations: int
 
     def __str__(self) -> str:
-        return f"opening {self.opening} of this test set, by {self.searches} searches, {self.configurations} configurations in all"
+        searches = f"{self.searches} search{'es' if self.searches != 1 else ''}"
+        configurations = f"{self.configurations} configuration{'s' if self.configurations != 1 else ''}"
+        return f"opening {self.opening} of this test set, by {searches}, {configurations} in all"
 
 
 class Ledger:
@@ -69,11 +71,13 @@ class Ledger:
         before = [o for o in self.openings(test) if o.what != what]
         if before and reason is None and not any(o.what == what for o in self.openings(test)):
             raise Mistake(
-                f"final: this test set was opened before ({self.standing(test)}); every further look makes its figures more "
+                f"final: this test set was opened before ({self.standing(test)}); each further look makes figures more "
                 'optimistic. If it has to be, say why with --again "reason", which the report will show.'
             )
 
-    def open(self, test: str, what: str, searches: tuple[str, ...], configurations: int, reason: str | None) -> Standing:
+    def open(
+        self, test: str, what: str, searches: tuple[str, ...], configurations: int, reason: str | None
+    ) -> Standing:
         """Notes an opening, on disk before the test is read. The same opening again adds nothing."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(str(self.path) + ".lock"):

@@ -97,7 +97,9 @@ def plan(config: SearchConfig, base: Path, *, cluster: bool = False, progress: P
     attempt(lambda: check_weights(config))
     attempt(lambda: check_storage(Path(config.storage)))
     attempt(lambda: policy(config.dataset.policy) if config.dataset.policy else None)
-    concurrent = 0 if cluster else attempt(lambda: concurrent_trials(config.resources, *this_machine_has(config.resources)))
+    concurrent = (
+        0 if cluster else attempt(lambda: concurrent_trials(config.resources, *this_machine_has(config.resources)))
+    )
     if config.mlflow not in ("off", "local"):
         attempt(lambda: reachable(config.mlflow))
     storage_usable = not any(sentence.startswith("storage:") for sentence in problems)
@@ -160,9 +162,13 @@ def check_weights(config: SearchConfig) -> None:
             continue  # told by the space
         weights = by_name.get(name, "pretrained")
         if weights == "pretrained" and not spec.pretrained:
-            problems.append(f'weights: there are no trained weights of {name}; write "weights: random" if random ones are meant.')
+            problems.append(
+                f'weights: there are no trained weights of {name}; write "weights: random" if random ones are meant.'
+            )
         elif weights not in ("pretrained", "random") and not Path(weights).is_file():
-            problems.append(f"weights: {name}: no file {weights}; write pretrained, random, or the path of an official file.")
+            problems.append(
+                f"weights: {name}: no file {weights}; write pretrained, random, or the path of an official file."
+            )
     if problems:
         raise Mistake(*problems)
 
@@ -212,5 +218,7 @@ def concurrent_trials(wanted: ResourcesConfig, cpus: int, accelerators: float) -
         each = int(1 // wanted.accelerators) if wanted.accelerators < 1 else 0
         fit = min(fit, int(accelerators) * each if each else int(accelerators // wanted.accelerators))
     if wanted.concurrent != "auto" and wanted.concurrent > fit:
-        raise Mistake(f"resources: {wanted.concurrent} concurrent trials are asked for, but {fit} fit; lower it, or write auto.")
+        raise Mistake(
+            f"resources: {wanted.concurrent} concurrent trials are asked for, but {fit} fit; lower it, or write auto."
+        )
     return fit if wanted.concurrent == "auto" else wanted.concurrent

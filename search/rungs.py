@@ -1,6 +1,6 @@
 """Who goes on and who stops: a pure function of the record.
 
-Asynchronous successive halving (Li et al. 2020) over epochs: at each rung a trial goes on if its score is among the best
+Asynchronous successive halving (Li et al. 2020) over epochs: at a rung a trial goes on if its score is among the best
 1/eta of those that have reached the rung with the same key, or so near to them that the difference could be noise. A
 score is the mean over the last three epochs, as a trial's value is. Trials are compared with those of the same number
 of trained blocks only: heads alone converge fast and would push deeper fine-tuning out at the early rungs.
@@ -68,6 +68,7 @@ def decide(
     ]
     if len(peers) < stopping.eta:
         return Decision(True)
+
     def merit(other: Trial) -> float:
         """Higher is better; a metric that isn't defined is worse than any value."""
         value = score(other, epoch)

@@ -59,7 +59,7 @@ class Sampler:
         for attempt in range(ATTEMPTS):
             self._mirror.sampler = _sampler(self.kind, _hash(self.seed, number, attempt))
             asked = self._mirror.ask()
-            point = self.space.ask(partial(_suggest, asked))
+            point = self.space.ask(partial(suggest, asked))
             if _identity(point) not in self._tried:
                 self._numbers[number] = asked.number
                 self._tried.add(_identity(point))
@@ -101,7 +101,8 @@ def _defined(trial: Trial) -> dict[int, float]:
     return {e: value for e in sorted(trial.epochs) if (value := trial.epochs[e].value) is not None}
 
 
-def _suggest(trial: optuna.trial.Trial, dimension: AnyDimension) -> Value:
+def suggest(trial: optuna.trial.Trial, dimension: AnyDimension) -> Value:
+    """A trial's value for a dimension."""
     if isinstance(dimension, Choice):
         chosen = trial.suggest_categorical(dimension.key, dimension.choices)
         assert chosen is not None  # the choices hold no None

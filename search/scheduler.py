@@ -31,7 +31,15 @@ log = logging.getLogger(__name__)
 class Driver:
     """The search as its driver sees it: one object that writes the record, for both of Tune's interfaces."""
 
-    def __init__(self, config: SearchConfig, direction: Direction, study: Study, sampler: Sampler, first: list[Point], order: Callable[[list[Trial]], dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        config: SearchConfig,
+        direction: Direction,
+        study: Study,
+        sampler: Sampler,
+        first: list[Point],
+        order: Callable[[list[Trial]], dict[str, Any]],
+    ) -> None:
         """
         Args:
             first: configurations to be tried before the sampler is asked.

@@ -56,7 +56,7 @@ def only_writer(folder: Path) -> Iterator[None]:
     except Timeout:
         who = owner.read_text().strip() if owner.exists() else "another process"
         raise Mistake(
-            f'the search "{folder.name}" is being run by {who}; wait until it ends, or stop it, before you go on with it.'
+            f'the search "{folder.name}" is being run by {who}; wait until it ends, or stop it first.'
         ) from None
     try:
         owner.write_text(f"process {os.getpid()}\n")
@@ -85,7 +85,9 @@ def repair_journal(path: Path) -> Path | None:
         file.truncate(whole)
         file.flush()
         os.fsync(file.fileno())
-    log.warning("the journal ended in half a line (%d bytes), which was cut off and kept in %s", len(data) - whole, torn.name)
+    log.warning(
+        "the journal ended in half a line (%d bytes), which was cut off and kept in %s", len(data) - whole, torn.name
+    )
     return torn
 
 
@@ -95,7 +97,9 @@ def open_storage(folder: Path, url: str | None) -> BaseStorage:
         try:
             return RDBStorage(url)
         except Exception as error:  # SQLAlchemy's drivers raise errors of their own classes
-            raise Mistake(f"study: the storage can't be opened ({type(error).__name__}); check the address, the driver and the rights.") from error
+            raise Mistake(
+                f"study: the storage can't be opened ({type(error).__name__}); check address, driver and rights."
+            ) from error
     journal = folder.absolute() / JOURNAL  # Optuna's lock spins for ever on a relative path
     return JournalStorage(JournalFileBackend(str(journal), lock_obj=JournalFileOpenLock(str(journal))))
 
@@ -131,7 +135,9 @@ class Study:
         try:
             study_id = storage.create_new_study([way], name)
         except optuna.exceptions.DuplicatedStudyError:
-            raise Mistake(f'the study storage has a study "{name}"; resume it, or give this search another name.') from None
+            raise Mistake(
+                f'the study storage has a study "{name}"; resume it, or give this search another name.'
+            ) from None
         storage.set_study_user_attr(study_id, SEARCH, identity)
         return cls(storage, name)
 
@@ -155,7 +161,16 @@ class Study:
         except KeyError:
             raise Mistake(f'the study storage has no study "{name}"; was the search ever started?') from None
 
-    def add(self, point: Point, keyed: dict[str, Any], distributions: dict[str, BaseDistribution], *, seed: int, job: str, why: str) -> Trial:
+    def add(
+        self,
+        point: Point,
+        keyed: dict[str, Any],
+        distributions: dict[str, BaseDistribution],
+        *,
+        seed: int,
+        job: str,
+        why: str,
+    ) -> Trial:
         """A new running trial, by one write.
 
         Args:
@@ -164,7 +179,9 @@ class Study:
         """
         started = time.time()
         own = {"point": point, "seed": seed, "job": job, "started": started, "why": why}
-        template = create_trial(state=TrialState.RUNNING, params=keyed, distributions=distributions, user_attrs={TRIAL: own})
+        template = create_trial(
+            state=TrialState.RUNNING, params=keyed, distributions=distributions, user_attrs={TRIAL: own}
+        )
         self._ids.append(self.storage.create_new_trial(self.study_id, template_trial=template))
         trial = Trial(len(self.trials), dict(point), seed, job, started, why)
         self.trials.append(trial)
@@ -188,7 +205,9 @@ class Study:
         if state is State.COMPLETE and value is None:
             raise ValueError(f"trial {number} can't be complete without a value")
         ended = time.time()
-        self.storage.set_trial_user_attr(trial_id, END, {"state": state, "cause": cause, "value": value, "ended": ended})
+        self.storage.set_trial_user_attr(
+            trial_id, END, {"state": state, "cause": cause, "value": value, "ended": ended}
+        )
         trial.state, trial.cause, trial.value, trial.ended = state, cause, value, ended
         self._carry_out(trial_id, trial)
 
@@ -206,7 +225,12 @@ def _from_frozen(frozen: FrozenTrial) -> Trial:
             trial.epochs[epoch.epoch] = epoch
     if END in frozen.user_attrs:
         end = frozen.user_attrs[END]
-        trial.state, trial.cause, trial.value, trial.ended = State(end["state"]), end["cause"], end["value"], end["ended"]
+        trial.state, trial.cause, trial.value, trial.ended = (
+            State(end["state"]),
+            end["cause"],
+            end["value"],
+            end["ended"],
+        )
     return trial
 
 

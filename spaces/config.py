@@ -137,7 +137,9 @@ class SearchConfig(Strict):
     @classmethod
     def _usable_as_folder(cls, value: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value):
-            raise ValueError("should be a folder's name: letters, digits, '.', '_', '-', at most 64, not starting with a sign")
+            raise ValueError(
+                "should be a folder's name: letters, digits, '.', '_', '-', at most 64, not starting with a sign"
+            )
         return value
 
     @field_validator("backbones")

@@ -86,7 +86,9 @@ class Int(Dimension):
     @model_validator(mode="after")
     def _valid(self) -> Int:
         if self.low >= self.high or (self.log and self.low < 1):
-            raise ValueError(f"{self.key}: needs low < high, and low > 0 on a log scale, found [{self.low}, {self.high}]")
+            raise ValueError(
+                f"{self.key}: needs low < high, and low > 0 on a log scale, found [{self.low}, {self.high}]"
+            )
         if self.default is not None and not self.low <= self.default <= self.high:
             raise ValueError(f"{self.key}: default {self.default} lies outside [{self.low}, {self.high}]")
         return self
@@ -170,7 +172,7 @@ class Space(Strict):
         return self.ask(lambda dimension: partial.get(dimension.name, dimension.start))
 
     def problems(self, partial: Mapping[str, Value]) -> list[str]:
-        """What is wrong with a person's configuration for this space: unknown names, values outside, or not applicable."""
+        """What is wrong with a person's configuration: unknown names, values outside, or what doesn't apply."""
         found = []
         point = self.complete(partial)
         asked = {d.name: d for d in self.asked(point)}

@@ -109,7 +109,9 @@ def first_points(config: SearchConfig, space: Space, training_images: int) -> li
     return points
 
 
-def trial_config(config: SearchConfig, point: Mapping[str, Value], *, metric: str, policy: str, seed: int) -> TrialConfig:
+def trial_config(
+    config: SearchConfig, point: Mapping[str, Value], *, metric: str, policy: str, seed: int
+) -> TrialConfig:
     """The complete configuration of one trial.
 
     Args:
@@ -121,7 +123,9 @@ def trial_config(config: SearchConfig, point: Mapping[str, Value], *, metric: st
     name = str(point["backbone"])
     weights = config.weights if isinstance(config.weights, str) else config.weights.get(name, "pretrained")
     settings = {"policy": policy, **point}
-    return TrialConfig.model_validate({"weights": weights, "metric": metric, "epochs": config.budget.epochs, "seed": seed, **settings})
+    return TrialConfig.model_validate(
+        {"weights": weights, "metric": metric, "epochs": config.budget.epochs, "seed": seed, **settings}
+    )
 
 
 def _merge(merged: Definitions, changes: Mapping[str, Any]) -> None:
@@ -176,7 +180,9 @@ def _check_names(changes: Mapping[str, Any]) -> list[str]:
         if name not in known:
             problems.append(f'space: unknown dimension "{name}".{nearest(name, known)}')
         elif scope and not is_family_or_backbone(scope) and not (isinstance(change, Mapping) and change.get("when")):
-            problems.append(f'space: {key}: "{scope}" is no family or backbone, and there is no "when".{nearest(scope, scopes)}')
+            problems.append(
+                f'space: {key}: "{scope}" is no family or backbone, and there is no "when".{nearest(scope, scopes)}'
+            )
     return problems
 
 
@@ -238,7 +244,14 @@ def _several(values: Any) -> tuple[Value, ...]:
 def _check_values(space: Space, specs: list[BackboneSpec]) -> list[str]:
     """Values that no trial could run with: told before the search, not in the middle of it."""
     problems = []
-    settings: dict[str, Any] = {"backbone": specs[0].name, "weights": "random", "metric": "accuracy", "epochs": 1, "seed": 0, "policy": "none"}
+    settings: dict[str, Any] = {
+        "backbone": specs[0].name,
+        "weights": "random",
+        "metric": "accuracy",
+        "epochs": 1,
+        "seed": 0,
+        "policy": "none",
+    }
     for spec in specs:
         offered: list[tuple[str, Value]] = [(n, v) for n, v in space.fixed.items() if n != "backbone"]
         taken: set[str] = set()
@@ -255,9 +268,13 @@ def _check_values(space: Space, specs: list[BackboneSpec]) -> list[str]:
                 if name == "resolution":
                     sides = parse_resolution(value)  # type: ignore[arg-type]
                     if any(side % spec.multiple_of or side <= 0 for side in sides):
-                        raise ValueError(f"{spec.name} needs sides that are multiples of {spec.multiple_of}, found {value}")
+                        raise ValueError(
+                            f"{spec.name} needs sides that are multiples of {spec.multiple_of}, found {value}"
+                        )
                 if name == "trained_blocks" and isinstance(value, int) and value >= spec.blocks:
-                    raise ValueError(f"{spec.name} has {spec.blocks} blocks, found {value}; write all to train everything")
+                    raise ValueError(
+                        f"{spec.name} has {spec.blocks} blocks, found {value}; write all to train everything"
+                    )
                 TrialConfig.model_validate(whole)
             except (ValueError, ValidationError) as error:
                 problems.append(f"space: {name}: {_reason(error)}.")

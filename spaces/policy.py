@@ -39,7 +39,10 @@ class Policy(Strict):
         share = level / LEVELS
         return self.model_copy(
             update={
-                **{name: getattr(self, name) * share for name in ("rotate", "brightness", "contrast", "saturation", "hue")},
+                **{
+                    name: getattr(self, name) * share
+                    for name in ("rotate", "brightness", "contrast", "saturation", "hue")
+                },
                 "scale": 1 - (1 - self.scale) * share,
                 "flip": self.flip and level > 0,
                 "upright": self.upright or level == 0,

@@ -19,7 +19,10 @@ def folder(root: Path) -> None:
 
 def table(root: Path) -> None:
     write_digits(root / "data", 300)
-    rows = [f"{p.relative_to(root / 'data').as_posix()},{p.parent.name},p{int(p.stem) // 2}" for p in sorted((root / "data").rglob("*.png"))]
+    rows = [
+        f"{p.relative_to(root / 'data').as_posix()},{p.parent.name},p{int(p.stem) // 2}"
+        for p in sorted((root / "data").rglob("*.png"))
+    ]
     (root / "data" / "labels.csv").write_text("\n".join(["path,label,patient", *rows]) + "\n")
 
 
@@ -36,7 +39,16 @@ def fundus(root: Path) -> None:
     (home / "train.csv").write_text("\n".join(rows) + "\n")
 
 
-TINY = ("backbones=[dinov2_tiny]", "weights=random", "space.resolution=56", "budget={trials: 2, epochs: 1}", "resources={}", "mlflow=off", "try=[]", "space.batch_size=16")
+TINY = (
+    "backbones=[dinov2_tiny]",
+    "weights=random",
+    "space.resolution=56",
+    "budget={trials: 2, epochs: 1}",
+    "resources={}",
+    "mlflow=off",
+    "try=[]",
+    "space.batch_size=16",
+)
 MAKE: dict[str, Callable[[Path], None]] = {"folder": folder, "csv": table, "aptos2019": fundus}
 
 

@@ -1,8 +1,8 @@
 """What Ray Tune runs: a job of one or more trials, in an actor that outlives it.
 
 Everything a job does is told to the driver by `tune.report`, as one JSON text under `message` (Tune flattens what is
-nested): {"trial": number, "epoch": {...}} after an epoch, {"trial": number, "end": {...}} when a trial is over, or both.
-The driver writes the record; the job writes checkpoints,
+nested): {"trial": number, "epoch": {...}} after an epoch, {"trial": number, "end": {...}} when a trial is over, or
+both. The driver writes the record; the job writes checkpoints,
 validation predictions and, before anything else can go wrong, why a trial ended.
 """
 
@@ -25,8 +25,8 @@ from trainables import final_run
 from trainables.augment import store_resolution
 from trainables.data.parts import TrialData, trial_data
 from trainables.data.prepared import Prepared
-from trainables.final_run import RunOrder
 from trainables.files import replacing, write_json
+from trainables.final_run import RunOrder
 from trainables.loop import Diverged, EpochReport, Infeasible, Outcome, fine_tune
 from trainables.place import Place, this_machine
 
@@ -148,4 +148,3 @@ def _warm_data(search: str, dataset: str, resolution: Any, store: Any, cache: st
 @functools.lru_cache(maxsize=4)
 def _prepared(search: str) -> Prepared:
     return Prepared.load(Path(search) / "data")
-

@@ -79,22 +79,32 @@ def test_digits_killed_at_random_moments(tmp_path: Path, killable: Any) -> None:
         for number, before in ended.items():  # nothing that had ended is touched
             assert repr(trials[number]) == before
         ended = {t.number: repr(t) for t in trials if t.state.terminal}
-        print(f"kill {kill + 1} after {len(history(folder)['epochs'])} epochs, {len(ended)} of {len(trials)} trials ended")
+        print(
+            f"kill {kill + 1} after {len(history(folder)['epochs'])} epochs, {len(ended)} of {len(trials)} trials ended"
+        )
         command = killable("resume", folder)
     assert command.process.wait(timeout=1500) == 0
     check_end(folder, 24)
     trials = SearchFolder(folder).study().trials
     for number, before in ended.items():
         assert repr(trials[number]) == before
-    print(f"search: {time.monotonic() - started:.0f} s, {sum(t.done for t in trials)} epochs, {medtune('status', folder).stdout.splitlines()[-2:]}")
+    print(
+        f"search: {time.monotonic() - started:.0f} s, {sum(t.done for t in trials)} epochs, "
+        f"{medtune('status', folder).stdout.splitlines()[-2:]}"
+    )
 
     wait_until(lambda: not command.all(), 120)  # MLflow's mirror ends by itself
     database = sqlite3.connect(tmp_path / "runs" / "mlflow.db")
     runs = dict(database.execute("select value, run_uuid from tags where key = 'medtune.trial'").fetchall())
-    assert database.execute("select count(*) from tags where key = 'medtune.trial'").fetchone() == (24,) and len(runs) == 24
+    assert (
+        database.execute("select count(*) from tags where key = 'medtune.trial'").fetchone() == (24,)
+        and len(runs) == 24
+    )
     for trial in trials:
         [run] = [run for tag, run in runs.items() if tag.endswith(f":{trial.number}")]
-        steps = database.execute("select step, value from metrics where run_uuid = ? and key = 'accuracy' order by step", (run,)).fetchall()
+        steps = database.execute(
+            "select step, value from metrics where run_uuid = ? and key = 'accuracy' order by step", (run,)
+        ).fetchall()
         assert steps == [(e, trial.epochs[e].value) for e in sorted(trial.epochs)]
 
     succeed("export", folder, "-o", tmp_path / "best.yaml")

@@ -21,7 +21,10 @@ name: digits
 dataset: {reader: folder, root: images, policy: digits}
 backbones: [dinov2_tiny, mae_tiny]
 weights: random
-space: {batch_size: 32, head: {choice: [linear, attentive]}, adapter: null, head_lr: {float: [1.0e-3, 1.0e-2], log: true}}
+space:
+  batch_size: 32
+  head: {choice: [linear, attentive]}
+  head_lr: {float: [1.0e-3, 1.0e-2], log: true}
 budget: {trials: 8, epochs: 4}
 storage: STORAGE
 """

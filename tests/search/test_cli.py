@@ -25,7 +25,8 @@ CONTRACT = {
 def test_commands_and_options() -> None:
     [commands] = [a.choices for a in parser()._actions if a.choices]
     found = {
-        name: {option for action in sub._actions for option in (action.option_strings or [action.dest])} - {"-h", "--help"}
+        name: {option for action in sub._actions for option in (action.option_strings or [action.dest])}
+        - {"-h", "--help"}
         for name, sub in commands.items()  # type: ignore[union-attr]
     }
     assert found == CONTRACT

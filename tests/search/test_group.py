@@ -30,7 +30,9 @@ def losses(folder: Path) -> np.ndarray:
 
 def test_two_workers_have_the_losses_of_one(export: Path, tmp_path: Path) -> None:
     succeed("final", export, "--seeds", "1", "-o", tmp_path / "one", "--again", "test of workers")
-    output = succeed("final", export, "--seeds", "1", "--workers", "2", "-o", tmp_path / "two", "--again", "test of workers")
+    output = succeed(
+        "final", export, "--seeds", "1", "--workers", "2", "-o", tmp_path / "two", "--again", "test of workers"
+    )
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(one) == len(two) >= 20
     relative = np.abs(two - one) / np.abs(one)

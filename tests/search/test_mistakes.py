@@ -41,7 +41,14 @@ def label_outside(place: Path) -> list[str]:
     rows = "".join(f"images/{p.parent.name}/{p.name},{p.parent.name}\n" for p in (place / "images").glob("*/*.png"))
     (place / "table.csv").write_text("path,label\n" + rows.replace(",7\n", ",seven\n"))
     classes = "[" + ", ".join(f'"{n}"' for n in range(10)) + "]"
-    return ["--set", "dataset.reader=csv", "--set", "dataset.root=.", "--set", f"dataset.options={{table: table.csv, classes: {classes}}}"]
+    return [
+        "--set",
+        "dataset.reader=csv",
+        "--set",
+        "dataset.root=.",
+        "--set",
+        f"dataset.options={{table: table.csv, classes: {classes}}}",
+    ]
 
 
 def group_in_two_splits(place: Path) -> list[str]:
@@ -50,7 +57,14 @@ def group_in_two_splits(place: Path) -> list[str]:
         part = ("train", "train", "train", "test")[index % 4]
         lines.append(f"images/{path.parent.name}/{path.name},{path.parent.name},p{index // 2},{part}")
     (place / "table.csv").write_text("\n".join(lines) + "\n")
-    return ["--set", "dataset.reader=csv", "--set", "dataset.root=.", "--set", "dataset.options={table: table.csv, group: patient, split: split}"]
+    return [
+        "--set",
+        "dataset.reader=csv",
+        "--set",
+        "dataset.root=.",
+        "--set",
+        "dataset.options={table: table.csv, group: patient, split: split}",
+    ]
 
 
 def unwritable_storage(place: Path) -> list[str]:
@@ -111,14 +125,32 @@ def test_no_traceback_in_a_process_of_its_own(place: Path) -> None:
 
 
 def test_several_mistakes_come_together(place: Path) -> None:
-    done = medtune("check", place / "search.yaml", "--set", "backbones=[vit]", "--set", "dataset.root=nowhere", "--set", "resources.cpus=4000")
+    done = medtune(
+        "check",
+        place / "search.yaml",
+        "--set",
+        "backbones=[vit]",
+        "--set",
+        "dataset.root=nowhere",
+        "--set",
+        "resources.cpus=4000",
+    )
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 3
 
 
-def test_names_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_that_are_not_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    for arguments in (["status", "x"], ["resume", "x"], ["export", "x", "-o", "b.yaml"], ["final", "b.yaml"], ["predict", "m", "i", "-o", "p.csv"], ["search", "s.yaml"]):
+    for arguments in (
+        ["status", "x"],
+        ["resume", "x"],
+        ["export", "x", "-o", "b.yaml"],
+        ["final", "b.yaml"],
+        ["predict", "m", "i", "-o", "p.csv"],
+        ["search", "s.yaml"],
+    ):
         assert main(arguments) == 2
         assert capsys.readouterr().err.startswith("medtune: ")
     assert not list(tmp_path.iterdir())

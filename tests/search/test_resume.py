@@ -1,6 +1,7 @@
 """Killed without warning, a search goes on where it was: nothing lost, nothing twice."""
 
 import random
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,23 @@ def test_killed_twice_once_in_a_write(settings: Path, tmp_path: Path, killable: 
     again = succeed("resume", folder)  # nothing is left to do
     assert "8 trials" in again
     check_end(folder, 8)
+
+
+def test_stopped_by_ctrl_c(settings: Path, tmp_path: Path, killable: Any) -> None:
+    folder = tmp_path / "runs" / "digits"
+    command = killable("search", settings, "--set", "mlflow=off")
+    wait_for(folder, 2)
+    asked = time.monotonic()
+    command.process.send_signal(signal.SIGINT)
+    assert command.process.wait(timeout=60) == 130
+    took = time.monotonic() - asked
+    print(f"stopped in {took:.1f} s")
+    deadline = time.monotonic() + 20
+    while command.all():
+        assert time.monotonic() < deadline, "processes were left behind"
+        time.sleep(0.2)
+    states = status(folder)["states"]
+    assert not states.get("failed") and not states.get("cancelled") and states.get("running", 0) >= 1
 
 
 def test_a_continued_trial_equals_an_undisturbed_one(settings: Path, tmp_path: Path, killable: Any) -> None:

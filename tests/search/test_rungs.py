@@ -7,12 +7,16 @@ from spaces.config import StoppingConfig
 HALVING = StoppingConfig()
 
 
-def trial(number: int, values: list[float], blocks: int | str = 0, state: State = State.RUNNING, error: float | None = 0.0) -> Trial:
+def trial(
+    number: int, values: list[float], blocks: int | str = 0, state: State = State.RUNNING, error: float | None = 0.0
+) -> Trial:
     epochs = {i + 1: Epoch(i + 1, v, error, 1.0, {}, 1.0, 0.0) for i, v in enumerate(values)}
     return Trial(number, {"trained_blocks": blocks}, 0, "j", 0.0, state=state, epochs=epochs)
 
 
-def goes_on(trials: list[Trial], number: int, epoch: int = 2, direction: str = "maximize", stopping: StoppingConfig = HALVING) -> bool:
+def goes_on(
+    trials: list[Trial], number: int, epoch: int = 2, direction: str = "maximize", stopping: StoppingConfig = HALVING
+) -> bool:
     return decide(trials, number, epoch, epochs=8, stopping=stopping, direction=direction).go_on  # type: ignore[arg-type]
 
 
@@ -62,7 +66,11 @@ def test_failed_trials_say_nothing() -> None:
 
 
 def test_pruned_and_complete_ones_stay_in_the_comparison() -> None:
-    trials = [trial(0, [0.9, 0.9], state=State.COMPLETE), trial(1, [0.8, 0.8], state=State.PRUNED), trial(2, [0.7, 0.7])]
+    trials = [
+        trial(0, [0.9, 0.9], state=State.COMPLETE),
+        trial(1, [0.8, 0.8], state=State.PRUNED),
+        trial(2, [0.7, 0.7]),
+    ]
     assert not goes_on(trials, 2)
 
 

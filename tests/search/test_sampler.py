@@ -9,7 +9,13 @@ from spaces.dimensions import Choice, Float, Point, Space
 from spaces.library import assemble
 
 CONFIG = SearchConfig.parse(
-    {"name": "a", "dataset": {"reader": "folder", "root": "x"}, "backbones": ["dinov2_tiny", "mae_tiny"], "weights": "random"}, "s"
+    {
+        "name": "a",
+        "dataset": {"reader": "folder", "root": "x"},
+        "backbones": ["dinov2_tiny", "mae_tiny"],
+        "weights": "random",
+    },
+    "s",
 )
 SPACE = assemble(CONFIG)
 LINE = Space(dimensions=(Float(name="head_lr", low=1e-4, high=1.0, log=True),))

@@ -141,7 +141,9 @@ def test_predict_gives_the_finals_own_probabilities(finished: Path, final: Path,
     kept = np.load(final / f"{configuration['name']}-test.npz")
     shipped = [s["seed"] for s in configuration["seeds"]].index(configuration["shipped"]["seed"])
     used = {Path(p).name for p in SearchFolder(finished).prepared().manifest.paths}
-    test_images = sorted((p for p in (digits / "images").rglob("*.png") if p.name not in used), key=lambda p: f"{p.parent.name}/{p.name}")
+    test_images = sorted(
+        (p for p in (digits / "images").rglob("*.png") if p.name not in used), key=lambda p: f"{p.parent.name}/{p.name}"
+    )
     table = tmp_path / "predictions.csv"
     succeed("predict", final / f"model-{configuration['name']}", *test_images, "-o", table)
     rows = list(csv.DictReader(table.open()))
@@ -178,7 +180,9 @@ def test_more_trials_for_a_finished_search(finished: Path, settings: Path, tmp_p
 
 def test_a_time_limit_leaves_trials_resumable(settings: Path, tmp_path: Path) -> None:
     started = time.monotonic()
-    output = succeed("search", settings, "--set", "budget={trials: 500, epochs: 50, hours: 0.008}", "--set", "mlflow=off")
+    output = succeed(
+        "search", settings, "--set", "budget={trials: 500, epochs: 50, hours: 0.008}", "--set", "mlflow=off"
+    )
     assert time.monotonic() - started < 150
     assert "go on with: medtune resume" in output
     states: dict[str, Any] = status(tmp_path / "runs" / "digits")["states"]

@@ -24,7 +24,9 @@ def epoch(number: int, value: float) -> Epoch:
 
 def add(study: Study, lr: float) -> int:
     point = {"backbone": "mae_tiny", "head_lr": lr, "trained_blocks": 0}
-    return study.add(point, {"head_lr": lr}, SPACE, seed=len(study.trials), job=f"job-{len(study.trials)}", why="tpe").number
+    return study.add(
+        point, {"head_lr": lr}, SPACE, seed=len(study.trials), job=f"job-{len(study.trials)}", why="tpe"
+    ).number
 
 
 def new(folder: Path) -> Study:

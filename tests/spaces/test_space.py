@@ -16,7 +16,12 @@ from spaces.policy import policies, policy
 
 
 def config(**changes: Any) -> SearchConfig:
-    base = {"name": "a", "dataset": {"reader": "folder", "root": "x"}, "backbones": ["dinov2_tiny", "mae_tiny"], "weights": "random"}
+    base = {
+        "name": "a",
+        "dataset": {"reader": "folder", "root": "x"},
+        "backbones": ["dinov2_tiny", "mae_tiny"],
+        "weights": "random",
+    }
     return SearchConfig.parse({**base, **changes}, "s.yaml")
 
 

@@ -92,5 +92,13 @@ def test_resolutions() -> None:
     assert parse_resolution("896x700") == (896, 700)
     with pytest.raises(ValueError, match="HEIGHT"):
         parse_resolution("big")
-    settings = {"backbone": "b", "weights": "random", "metric": "accuracy", "epochs": 1, "seed": 0, "policy": "none", "head_lr": 1e-3}
+    settings = {
+        "backbone": "b",
+        "weights": "random",
+        "metric": "accuracy",
+        "epochs": 1,
+        "seed": 0,
+        "policy": "none",
+        "head_lr": 1e-3,
+    }
     assert TrialConfig.model_validate({**settings, "resolution": "56x70"}).resolution == (56, 70)
