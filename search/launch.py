@@ -96,9 +96,10 @@ def _run(found: SearchFolder, planned: Plan, address: str | None, console: Conso
         with chatter_to(found.log):
             from search.scheduler import Driver
 
+            tracked = time.perf_counter()
             if config.mlflow != "off":
                 _start_mirror(found)
-            tracking = time.perf_counter() - started
+            tracking = time.perf_counter() - tracked
             driver = Driver(config, planned.direction, study, sampler, study.identity["first"], _orders(found, planned))
             with View(driver, console):
                 _drive(driver, found, planned, address, console)
