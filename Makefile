@@ -10,7 +10,7 @@ export HYPOTHESIS_STORAGE_DIRECTORY ?= $(ROOT)/.cache/hypothesis
 export MPLCONFIGDIR ?= $(ROOT)/.cache/matplotlib
 UV = $(shell command -v uv 2>/dev/null || echo $(ROOT)/.cache/bootstrap/bin/uv)
 
-.PHONY: demo test test-faults bench-overhead lint lock env clean
+.PHONY: demo test test-faults bench-overhead bench-backbones lint lock env clean
 
 env: $(STAMP)
 
@@ -41,6 +41,9 @@ test-faults: $(STAMP)
 
 bench-overhead: $(STAMP)
 	$(call in_temporary_folder,$(BIN)/python -m benchmarks.overhead)
+
+bench-backbones: $(STAMP)
+	$(call in_temporary_folder,$(BIN)/python -m benchmarks.backbones && $(BIN)/python -m benchmarks.backbones --vmamba)
 
 lint: $(STAMP)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

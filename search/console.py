@@ -60,7 +60,7 @@ class Console:
 
     def print(self, *lines: RenderableType) -> None:
         for line in lines:
-            self.rich.print(line, soft_wrap=isinstance(line, str))
+            self.rich.print(line, soft_wrap=not self.live and isinstance(line, str))
 
     @contextlib.contextmanager
     def working(self, what: str) -> Iterator[Callable[[int, int], None]]:

@@ -210,6 +210,9 @@ def _follow(folder: Path, uri: str, poll: float, longest_wait: float, patience: 
     wait, since, trouble = poll, 0.0, False
     seen_driven = time.monotonic()
     while True:
+        if not folder.is_dir():
+            log.warning("the search's folder is gone; nothing more to mirror")
+            return False
         driven = being_driven(folder)  # asked first: what is read after its driver has gone is complete
         if driven:
             seen_driven = time.monotonic()
