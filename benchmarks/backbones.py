@@ -136,7 +136,7 @@ def theirs(spec: BackboneSpec, model: Model, resolution: tuple[int, int]) -> tup
         return "timm ViT", Normalised(spec, other)
     assert spec.timm is not None
     # Hiera resamples its positions for each input by itself.
-    more = {} if spec.family == "sam2" else {"img_size": resolution}
+    more: dict[str, Any] = {} if spec.family == "sam2" else {"img_size": resolution}
     other = timm.create_model(spec.timm, pretrained=False, num_classes=CLASSES, **more, **spec.build)
     return "timm", Normalised(spec, other)
 
@@ -191,8 +191,8 @@ def _seconds(step: Callable[[], object], count: int, setting: Setting) -> float:
 
 def compare(steps: Sequence[Callable[[], object]], setting: Setting) -> Speed:
     turns = in_turns(steps, setting)
-    rates = [setting.batch / median(turn[i] for turn in turns) for i in (0, 1)]
-    return Speed(*rates, ratio=median(turn[1] / turn[0] for turn in turns))
+    mine, other = (setting.batch / median(turn[i] for turn in turns) for i in (0, 1))
+    return Speed(mine, other, ratio=median(turn[1] / turn[0] for turn in turns))
 
 
 def speeds(name: str, setting: Setting) -> dict[str, Any]:

@@ -54,6 +54,10 @@ def _interrupted(console: Console, name: str) -> None:
 
 
 def next_steps(console: Console, found: SearchFolder) -> None:
+    study = found.study()
+    if best(study.trials, study.identity["direction"]) is None:
+        console.print(f"No trial was completed; the causes: medtune status {found.path}")
+        sys.exit(1)
     console.print(
         "Next:",
         f"  medtune export {found.path} -o best.yaml",

@@ -187,3 +187,16 @@ def test_a_time_limit_leaves_trials_resumable(settings: Path, tmp_path: Path) ->
     assert "go on with: medtune resume" in output
     states: dict[str, Any] = status(tmp_path / "runs" / "digits")["states"]
     assert states.get("running", 0) >= 1 and not states.get("failed")
+
+
+def test_trials_that_diverge_fail_with_their_cause(settings: Path, tmp_path: Path) -> None:
+    wild = ("--set", "space.head_lr=1.0e+20", "--set", "space.warmup=0.0", "--set", "budget={trials: 3, epochs: 2}")
+    done = medtune("search", settings, *wild, "--set", "mlflow=off")
+    assert done.returncode == 1 and "No trial was completed" in done.stdout and "Traceback" not in done.stderr
+    study = SearchFolder(tmp_path / "runs" / "digits").study()
+    assert [t.state for t in study.trials] == [State.FAILED] * 3
+    for trial in study.trials:
+        assert "the loss was" in trial.cause and "at step" in trial.cause and trial.value is None and not trial.epochs
+    assert "running" not in status(tmp_path / "runs" / "digits")["states"]
+    done = medtune("export", tmp_path / "runs" / "digits", "-o", tmp_path / "best.yaml")
+    assert done.returncode == 2 and "no complete trial" in done.stderr
