@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,7 +38,9 @@ def parser() -> argparse.ArgumentParser:
         )
         if name == "search":
             sub.add_argument("--address", metavar="ADDRESS", help="a Ray cluster; without it, one on this machine")
-    existing(command("resume", "go on with a search that was stopped or killed"))
+    sub = command("resume", "go on with a search that was stopped or killed")
+    existing(sub)
+    sub.add_argument("--address", metavar="ADDRESS", help="a Ray cluster; without it, one on this machine")
     sub = command("status", "trials with number, state, cause, parameters, epochs, value; best so far")
     existing(sub)
     sub.add_argument("--json", action="store_true", help="as JSON")
@@ -78,6 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # trials set their own threads; the driver needs none
     from spaces.mistakes import Mistake
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # spot machines end a process by it: as by Ctrl-C
 
     try:
         from search import commands

@@ -31,10 +31,11 @@ def check(options: argparse.Namespace) -> None:
 def search(options: argparse.Namespace) -> None:
     path = Path(options.settings)
     console = Console.of_terminal()
+    config = load(path, options.changes)
     try:
-        found = launch_search(load(path, options.changes), path.parent, address=options.address, console=console)
+        found = launch_search(config, path.parent, address=options.address, console=console)
     except Interrupted:
-        _interrupted(console, load(path, options.changes).name)
+        _interrupted(console, Path(config.storage) / config.name)
     next_steps(console, found)
 
 
@@ -42,14 +43,14 @@ def resume(options: argparse.Namespace) -> None:
     console = Console.of_terminal()
     found = find(options.search)
     try:
-        resume_search(found, console=console)
+        resume_search(found, address=options.address, console=console)
     except Interrupted:
-        _interrupted(console, options.search)
+        _interrupted(console, found.path)
     next_steps(console, found)
 
 
-def _interrupted(console: Console, name: str) -> None:
-    console.print(f"Stopped. Go on with: medtune resume {name}")
+def _interrupted(console: Console, folder: Path) -> None:
+    console.print(f"Stopped. Go on with: medtune resume {folder}")
     raise KeyboardInterrupt
 
 

@@ -85,6 +85,8 @@ def export(
         )
     if top is not None and not 1 <= top <= len(ranked):
         raise Mistake(f"export: --top {top}: expected 1 to {len(ranked)}, the number of complete trials.")
+    if output.is_dir():
+        raise Mistake(f"export: -o {output}: is a folder; name a file in it.")
     if not output.parent.is_dir():
         raise Mistake(f"export: -o {output}: there is no folder {output.parent}; make it first.")
     if per == "backbone":

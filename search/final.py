@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from search.console import Console, duration
 from search.export import Export, describe, read_export
 from search.identity import code_digest
 from search.ledger import Ledger, Standing
+from search.plan import concurrent_trials, this_machine_has
 from spaces.config import FORMAT, Direction
 from spaces.mistakes import Mistake
 from spaces.strict import digest
@@ -25,9 +27,9 @@ from trainables.data.parts import open_part
 from trainables.data.prepared import Digests, Prepared, prepare, sealed_test
 from trainables.files import replacing, write_json
 from trainables.final_run import Fit, RunOrder
-from trainables.intervals import group_bootstrap, seed_interval
-from trainables.loop import predict
-from trainables.metrics import summary
+from trainables.intervals import Interval, group_bootstrap, seed_interval
+from trainables.loop import Diverged, Infeasible, predict
+from trainables.metrics import Undefined, summary
 from trainables.model_folder import load_model, save_model
 from trainables.place import Place, this_machine
 
@@ -45,6 +47,11 @@ class Candidate:
     @property
     def name(self) -> str:
         return f"{self.export.config.backbone.replace('/', '_')}-{self.export.config.digest()[:8]}"
+
+
+def run_name(candidate: Candidate, seed: int, fit: Fit) -> str:
+    """Folder of one run."""
+    return f"{candidate.name}-{seed}" + ("-all" if fit == "all" else "")
 
 
 def final(
@@ -81,11 +88,12 @@ def final(
     with console.working("looking at the data"):
         prepared = _same_data(candidates)
         _same_weights(candidates)
-    ledger = Ledger(Path(first.storage))
+    _resources(first, workers)
+    ledgers = [Ledger(Path(storage)) for storage in sorted({c.export.storage for c in candidates})]
     what = digest([[c.export.config.plain(), list(c.seeds), fit] for c in candidates])
-    ledger.refuse_unexplained(prepared.test_digest, what, again)
-    folder = output or Path(first.storage) / first.found.search / "final"
-    folder.mkdir(parents=True, exist_ok=True)
+    for ledger in ledgers:
+        ledger.refuse_unexplained(prepared.test_digest, what, again)
+    folder = _folder(output, Path(first.storage) / first.found.search, what)
     prepared.save(folder / "data")
     if code_digest() != first.digests.code:
         console.print("The code has changed since the export: figures may differ from the trial's own.")
@@ -93,10 +101,10 @@ def final(
     started = time.time()
     results = _train(candidates, folder, prepared, fit, workers, console)
     cache = Path(first.cache)
+    searches = tuple(sorted({c.export.found.search for c in candidates}))
+    for ledger in ledgers:  # noted on disk before the test is read
+        standing = ledger.open(prepared.test_digest, what, searches, len(candidates), again)
     test = sealed_test(first.dataset, cache, None, prepared)
-    standing = ledger.open(
-        prepared.test_digest, what, tuple(sorted({c.export.found.search for c in candidates})), len(candidates), again
-    )
     reports = [
         _evaluate(candidate, folder, runs, test, cache, fit, standing)
         for candidate, runs in zip(candidates, results, strict=True)
@@ -115,13 +123,48 @@ def final(
                 "test": prepared.test_counts,
             },
             "test_groups": len(np.unique(test.groups)),
-            "opening": {**asdict(standing), "reason": again or ""},
+            "opening": {**asdict(standing), "what": what, "reason": again or ""},
             "seconds": time.time() - started,
             "configurations": reports,
         },
     )
     _tell(reports, first, standing, fit, folder, console)
     return folder
+
+
+def _folder(output: Path | None, search: Path, what: str) -> Path:
+    """Where this final is written: never over the result of another one."""
+
+    def free(folder: Path) -> bool:
+        try:
+            return json.loads((folder / RESULT).read_text(encoding="utf-8"))["opening"].get("what") == what
+        except FileNotFoundError:
+            return True
+        except (OSError, ValueError, KeyError):
+            return False
+
+    if output is not None:
+        if (output.exists() and not output.is_dir()) or not free(output):
+            raise Mistake(f"final: -o {output}: holds something else already; name another folder.")
+        folder = output
+    else:
+        folder, count = search / "final", 1
+        while not free(folder):
+            count += 1
+            folder = search / f"final-{count}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Mistake(f"final: {folder} can't be made ({error.strerror}); name another folder with -o.") from None
+    return folder
+
+
+def _resources(export: Export, workers: int | None) -> None:
+    """That one run fits on this machine, where it is to run in this process."""
+    if workers is None:
+        concurrent_trials(
+            export.resources.model_copy(update={"concurrent": "auto"}), *this_machine_has(export.resources)
+        )
 
 
 def seeds_of(own: int, count: int) -> tuple[int, ...]:
@@ -200,7 +243,7 @@ def _train(
         for seed in candidate.seeds:
             export = candidate.export
             order = RunOrder(
-                folder=str((folder / "runs" / f"{candidate.name}-{seed}").absolute()),
+                folder=str((folder / "runs" / run_name(candidate, seed, fit)).absolute()),
                 config=export.config.model_copy(update={"seed": seed}).plain(),
                 dataset=export.dataset.plain(),
                 prepared=str((folder / "data").absolute()),
@@ -214,7 +257,13 @@ def _train(
             if result is None:
                 started = time.monotonic()
                 with console.working(f"run {done} of {total}: {describe(export)}, seed {seed}"):
-                    _run(order, workers)
+                    try:
+                        _run(order, workers)
+                    except (Diverged, Infeasible) as error:
+                        raise Mistake(
+                            f"final: run {done} of {total} (seed {seed}) can't be finished: {error}. "
+                            "The test set was not opened; give another configuration."
+                        ) from None
                 result = final_run.finished(order)
                 if result is None:
                     raise RuntimeError(f"run {done} of {total} ended without a result")
@@ -256,13 +305,13 @@ def _evaluate(
     part = open_part(test, export.dataset, config.resolution, cache)
     probabilities = []
     for seed in candidate.seeds:
-        trained = load_model(folder / "runs" / f"{candidate.name}-{seed}" / final_run.MODEL)
+        trained = load_model(folder / "runs" / run_name(candidate, seed, fit) / final_run.MODEL)
         probabilities.append(predict(trained.model.to(place.device), part, place))
     stacked = np.stack(probabilities)
     labels = test.labels
     shipped = _shipped(runs, export.direction)
-    expected = seed_interval(metric, labels, stacked, test.groups, classes=classes)
-    own = group_bootstrap(metric, labels, stacked[shipped], test.groups, classes=classes)
+    expected = _interval(lambda: seed_interval(metric, labels, stacked, test.groups, classes=classes))
+    own = _interval(lambda: group_bootstrap(metric, labels, stacked[shipped], test.groups, classes=classes))
     report: dict[str, Any] = {
         "name": candidate.name,
         "backbone": config.backbone,
@@ -275,11 +324,11 @@ def _evaluate(
             {"seed": seed, "validation": run["validation"], "test": summary(labels, p, classes, test.task)}
             for seed, run, p in zip(candidate.seeds, runs, stacked, strict=True)
         ],
-        "test": asdict(expected),
-        "shipped": {"seed": candidate.seeds[shipped], "test": asdict(own), "why": _why(fit, len(runs))},
+        "test": expected,
+        "shipped": {"seed": candidate.seeds[shipped], "test": own, "why": _why(fit, len(runs))},
     }
     _save_predictions(folder / f"{candidate.name}-test.npz", stacked, labels)
-    trained = load_model(folder / "runs" / f"{candidate.name}-{candidate.seeds[shipped]}" / final_run.MODEL)
+    trained = load_model(folder / "runs" / run_name(candidate, candidate.seeds[shipped], fit) / final_run.MODEL)
     save_model(
         folder / f"model-{candidate.name}",
         trained,
@@ -287,13 +336,22 @@ def _evaluate(
             "seed": candidate.seeds[shipped],
             "fit": fit,
             "metric": metric,
-            "test": asdict(own),
-            "expected": asdict(expected),
+            "test": own,
+            "expected": expected,
             "opening": str(standing),
             "digests": export.digests.plain(),
         },
     )
     return report
+
+
+def _interval(compute: Callable[[], Interval]) -> dict[str, Any]:
+    """An interval as plain data; of a metric that isn't defined on the test set, no number and the reason."""
+    try:
+        return asdict(compute())
+    except Undefined as reason:
+        empty: dict[str, Any] = dict.fromkeys(field.name for field in fields(Interval))
+        return {**empty, "warnings": [f"not defined on the test set: {reason}"]}
 
 
 def _shipped(runs: list[dict[str, Any]], direction: Direction) -> int:

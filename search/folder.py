@@ -57,7 +57,7 @@ def find(name_or_dir: str) -> SearchFolder:
     """
     storage = Path(os.environ.get("MEDTUNE_STORAGE", "runs"))
     for path in (Path(name_or_dir), storage / name_or_dir):
-        if (path / SETTINGS).is_file():
+        if (path / SETTINGS).is_file() and (path / DATA).is_dir():
             return SearchFolder(path.resolve())
     raise Mistake(
         f'there is no search "{name_or_dir}": neither a folder with a {SETTINGS}, nor one of that name in '

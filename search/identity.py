@@ -13,7 +13,8 @@ from spaces.config import FORMAT, SearchConfig
 from spaces.mistakes import Mistake
 
 PACKAGES = ("medtune", "torch", "timm", "ray", "optuna", "numpy", "scikit-learn")
-MAY_CHANGE = {"budget.trials", "budget.hours", "resources", "mlflow", "cache", "storage", "stopping"}
+# The data are held by their digest wherever they lie, the record by being opened wherever it is.
+MAY_CHANGE = {"budget.trials", "budget.hours", "resources", "mlflow", "cache", "storage", "study", "dataset.root"}
 
 
 def identity(plan: Plan) -> dict[str, Any]:
@@ -52,9 +53,11 @@ def meaning(config: SearchConfig) -> dict[str, Any]:
     return {k: v for k, v in flat.items() if k not in MAY_CHANGE and k.split(".")[0] not in MAY_CHANGE}
 
 
-def refuse_changes(recorded: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raises:
-    Mistake: what the search means has changed since it was started, with each difference.
+def refuse_changes(recorded: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What a person should know before going on: other code, other versions.
+
+    Raises:
+        Mistake: what the search means has changed since it was started, with each difference.
     """
     before, after = recorded["settings"], now["settings"]
     differences = [
@@ -71,6 +74,14 @@ def refuse_changes(recorded: dict[str, Any], now: dict[str, Any]) -> None:
                 for difference in differences
             )
         )
+    notices = [
+        f"{package} is {now['versions'][package]}, the search was started with {version}: values may differ."
+        for package, version in recorded["versions"].items()
+        if now["versions"].get(package) != version
+    ]
+    if recorded["code"] != now["code"]:
+        notices.append("The code has changed since the search was started: values may differ.")
+    return notices
 
 
 def weights_identity(config: SearchConfig, name: str) -> str:

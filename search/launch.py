@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ from search.sampler import Sampler
 from search.study import JOURNAL, Study, only_writer, open_storage, repair_journal
 from spaces.config import SearchConfig
 from spaces.library import trial_config
+from spaces.mistakes import Mistake
 from trainables.files import write_json
 
 RAY_SETTINGS = {
@@ -38,7 +40,7 @@ DRIVER = "driver.json"  # what the last launch cost its driver
 DEATHS = 2  # of a job's worker that are retried from the newest checkpoint
 
 
-class Interrupted(Exception):
+class Interrupted(KeyboardInterrupt):
     """The person stopped the search; it can be resumed."""
 
 
@@ -61,11 +63,18 @@ def search(
         Interrupted: by Ctrl-C.
     """
     console = console or Console.silent()
+    if address is not None:
+        check_address(address)
     with console.working("looking at the data") as progress:
         planned = plan(config, base, cluster=address is not None, progress=progress)
     found = folders.create(planned, identity(planned))
     console.started(planned, found.path)
-    _run(found, planned, address, console)
+    try:
+        _run(found, planned, address, console)
+    except Mistake:
+        if not found.study().trials:
+            shutil.rmtree(found.path)
+        raise
     return found
 
 
@@ -77,8 +86,10 @@ def resume(found: SearchFolder, *, address: str | None = None, console: Console 
         Interrupted: by Ctrl-C.
     """
     console = console or Console.silent()
+    if address is not None:
+        check_address(address)
     with console.working("looking at the data") as progress:
-        planned = plan(found.config(), found.path, cluster=address is not None, progress=progress)
+        planned = plan(found.config(), found.path, cluster=address is not None, going_on=True, progress=progress)
     _run(found, planned, address, console)
     return found
 
@@ -90,7 +101,8 @@ def _run(found: SearchFolder, planned: Plan, address: str | None, console: Conso
         if torn:
             console.print(f"The record ended in half a line, which was cut off and kept in {torn.name}.")
         study = Study.open(open_storage(found.path, config.study), config.name)
-        refuse_changes(study.identity, identity(planned))
+        for notice in refuse_changes(study.identity, identity(planned)):
+            console.print(notice)
         sampler = Sampler(planned.space, planned.direction, config.seed, config.sampler, study.trials)
         started = time.perf_counter()
         with chatter_to(found.log):
@@ -158,17 +170,46 @@ def _drive(driver: Any, found: SearchFolder, planned: Plan, address: str | None,
 
 def connect(ray: Any, address: str | None) -> None:
     """A cluster at an address, or a new one on this machine, open to this machine only."""
-    if address is None:
-        ray.init(
-            num_cpus=len(os.sched_getaffinity(0)),
-            include_dashboard=False,
-            log_to_driver=False,
-            object_store_memory=128 * 2**20,
-            _temp_dir=os.environ.get("RAY_TMPDIR"),
-        )
-    else:
-        packages = [str(Path(__file__).parents[1] / name) for name in ("spaces", "trainables", "search")]
-        ray.init(address=address, log_to_driver=False, runtime_env={"py_modules": packages})
+    try:
+        if address is None:
+            ray.init(
+                address="local",  # never a cluster that happens to run here
+                num_cpus=len(os.sched_getaffinity(0)),
+                include_dashboard=False,
+                log_to_driver=False,
+                object_store_memory=128 * 2**20,
+                _temp_dir=os.environ.get("RAY_TMPDIR"),
+            )
+        else:
+            packages = [str(Path(__file__).parents[1] / name) for name in ("spaces", "trainables", "search")]
+            ray.init(address=address, log_to_driver=False, runtime_env={"py_modules": packages})
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        if address is None:
+            raise
+        raise Mistake(
+            f"--address {address}: can't be connected to ({_first_line(error)}); is the cluster up?"
+        ) from None
+
+
+def check_address(address: str, seconds: float = 5) -> None:
+    """That something answers at a cluster's address.
+
+    Raises:
+        Mistake: nothing does, or it is no address.
+    """
+    if address == "auto":
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise Mistake(f'--address {address}: expected "auto", "HOST:PORT" or "ray://HOST:PORT".')
+    try:
+        socket.create_connection((host, int(port)), timeout=seconds).close()
+    except (OSError, OverflowError) as error:
+        raise Mistake(f"--address {address}: nothing answers there ({error}); is the cluster up?") from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
 
 
 def _orders(found: SearchFolder, planned: Plan) -> Any:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from search.study import cut_torn_line
 from spaces.mistakes import Mistake
 
 NAME = "test-openings.jsonl"
@@ -68,8 +69,8 @@ class Ledger:
         """Raises:
         Mistake: the test set was opened before for something else, and no reason is given.
         """
-        before = [o for o in self.openings(test) if o.what != what]
-        if before and reason is None and not any(o.what == what for o in self.openings(test)):
+        openings = self.openings(test)
+        if openings and reason is None and not any(o.what == what for o in openings):
             raise Mistake(
                 f"final: this test set was opened before ({self.standing(test)}); each further look makes figures more "
                 'optimistic. If it has to be, say why with --again "reason", which the report will show.'
@@ -78,9 +79,14 @@ class Ledger:
     def open(
         self, test: str, what: str, searches: tuple[str, ...], configurations: int, reason: str | None
     ) -> Standing:
-        """Notes an opening, on disk before the test is read. The same opening again adds nothing."""
+        """Notes an opening, on disk before the test is read. The same opening again adds nothing.
+
+        Raises:
+            Mistake: somebody else has opened it meanwhile, and no reason is given.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(str(self.path) + ".lock"):
+            self.refuse_unexplained(test, what, reason)
             if not any(o.what == what for o in self.openings(test)):
                 self._append(Opening(test, what, searches, configurations, reason or "", time.time()))
         return self.standing(test)
@@ -91,8 +97,8 @@ class Ledger:
         return Standing(len(openings), len(searches), sum(o.configurations for o in openings))
 
     def _append(self, opening: Opening) -> None:
-        torn = self.path.exists() and self.path.stat().st_size and not self.path.read_bytes().endswith(b"\n")
+        cut_torn_line(self.path)
         with self.path.open("ab") as file:
-            file.write((b"\n" if torn else b"") + json.dumps(asdict(opening)).encode() + b"\n")
+            file.write(json.dumps(asdict(opening)).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())

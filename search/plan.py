@@ -72,12 +72,15 @@ def resolve(config: SearchConfig, base: Path) -> SearchConfig:
     )
 
 
-def plan(config: SearchConfig, base: Path, *, cluster: bool = False, progress: Progress | None = None) -> Plan:
+def plan(
+    config: SearchConfig, base: Path, *, cluster: bool = False, going_on: bool = False, progress: Progress | None = None
+) -> Plan:
     """Checks everything, and prepares the data.
 
     Args:
         base: folder that the dataset's root is relative to.
         cluster: resources are a cluster's, and are checked once it is connected to.
+        going_on: the search was started before; MLflow may then be away, and is brought up to date later.
         progress: called with (images decoded, images), unless all were decoded before.
 
     Raises:
@@ -100,7 +103,7 @@ def plan(config: SearchConfig, base: Path, *, cluster: bool = False, progress: P
     concurrent = (
         0 if cluster else attempt(lambda: concurrent_trials(config.resources, *this_machine_has(config.resources)))
     )
-    if config.mlflow not in ("off", "local"):
+    if config.mlflow not in ("off", "local") and not going_on:
         attempt(lambda: reachable(config.mlflow))
     storage_usable = not any(sentence.startswith("storage:") for sentence in problems)
     prepared = attempt(lambda: prepare(config.dataset, cache_folder(config), base)) if storage_usable else None
@@ -110,6 +113,7 @@ def plan(config: SearchConfig, base: Path, *, cluster: bool = False, progress: P
         config = config.model_copy(update={"metric": config.metric or prepared.manifest.metric, "dataset": dataset})
         if space is not None:
             first = attempt(lambda: first_points(config, space, len(prepared.train)))
+            attempt(lambda: check_metric(str(config.metric), prepared))
             attempt(lambda: decode(config, space, prepared, progress))
     if problems or space is None or prepared is None or first is None or concurrent is None:
         raise Mistake(*dict.fromkeys(problems))
@@ -145,6 +149,31 @@ def decode(config: SearchConfig, space: Space, prepared: Prepared, progress: Pro
         except Mistake as mistake:
             problems += mistake.sentences
         before += len(rows)
+    if problems:
+        raise Mistake(*problems)
+
+
+def check_metric(metric: str, prepared: Prepared) -> None:
+    """That the metric can be defined on the validation and the test set.
+
+    Raises:
+        Mistake: it can't, whatever a model predicts.
+    """
+    manifest = prepared.manifest
+    if metric == "quadratic_weighted_kappa" and manifest.task != "ordinal":
+        raise Mistake(
+            "metric: quadratic_weighted_kappa is for ordered grades; these classes have no order. Choose another."
+        )
+    counts = {"validation": manifest.take(prepared.validation).class_counts(), "test": prepared.test_counts}
+    problems = []
+    for part, of_class in counts.items():
+        empty = [name for name in manifest.classes if not of_class.get(name)]
+        if empty and metric in ("balanced_accuracy", "macro_auroc", "macro_f1"):
+            shown = ", ".join(empty[:10])
+            problems.append(
+                f"metric: {metric} isn't defined on the {part} set, which has no image of {shown}; "
+                "choose another metric, or another split (official: false, or another seed)."
+            )
     if problems:
         raise Mistake(*problems)
 

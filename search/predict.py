@@ -30,6 +30,8 @@ def predict(model_folder: Path, sources: Sequence[Path], output: Path) -> int:
     Raises:
         Mistake: no model, no images, or images that can't be used, all of them together.
     """
+    if output.is_dir():
+        raise Mistake(f"predict: -o {output}: is a folder; name a file in it.")
     trained = load_model(model_folder)
     images = _images(sources)
     if not output.absolute().parent.is_dir():

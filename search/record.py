@@ -82,7 +82,7 @@ class Trial:
     @property
     def seconds(self) -> float:
         """Time spent in epochs."""
-        return sum(e.seconds for e in self.epochs.values())
+        return sum(e.seconds for e in list(self.epochs.values()))  # a view reads while the driver writes
 
     def values(self, up_to: int | None = None) -> list[float]:
         """The metric after each epoch that it is defined for, in order."""

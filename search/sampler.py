@@ -65,6 +65,10 @@ class Sampler:
                 self._tried.add(_identity(point))
                 return point
             self._mirror.tell(asked, state=TrialState.FAIL)
+        for point in self.space.every():  # the sampler keeps to what it likes: take what is left
+            if _identity(point) not in self._tried:
+                self.add(Trial(number, point, 0, "", 0.0))
+                return point
         raise Exhausted
 
     def distributions(self, point: Point) -> dict[str, BaseDistribution]:

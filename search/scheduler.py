@@ -99,11 +99,13 @@ class Driver:
         number = message["trial"]
         if "epoch" in message:
             self.study.epoch(number, Epoch.from_plain(message["epoch"]))
+            if message["epoch"]["epoch"] < self.study.trials[number].done and "end" not in message:
+                return True  # told again by a trial that goes on: it was decided upon before
         if "end" in message:
             end = message["end"]
             self.end(number, State(end["state"]), end["cause"], end["value"])
             return True
-        if self.study.trials[number].state.terminal or self.stopping.is_set() or self.out_of_time:
+        if self.study.trials[number].state.terminal:
             return False
         decision = rungs.decide(
             self.study.trials,
@@ -115,7 +117,7 @@ class Driver:
         )
         if not decision.go_on:
             self.end(number, State.PRUNED, decision.cause)
-        return decision.go_on
+        return decision.go_on and not self.stopping.is_set() and not self.out_of_time
 
     def end(self, number: int, state: State, cause: str, value: float | None = None) -> None:
         if not self.study.trials[number].state.terminal:

@@ -73,6 +73,11 @@ def repair_journal(path: Path) -> Path | None:
         The file in which the torn tail was kept, or None where nothing was torn.
     """
     path.with_name(path.name + ".lock").unlink(missing_ok=True)
+    return cut_torn_line(path)
+
+
+def cut_torn_line(path: Path) -> Path | None:
+    """Cuts a file of lines back to its last whole one, and keeps the rest beside it. Returns where, or None."""
     if not path.exists():
         return None
     data = path.read_bytes()

@@ -81,8 +81,8 @@ class ResourcesConfig(Strict):
     """What one trial occupies, and how many run at once."""
 
     cpus: int = Field(default=1, ge=1)
-    accelerators: float = Field(default=0, ge=0)
-    """Accelerators a trial; a fraction shares one."""
+    accelerators: float = Field(default=0, ge=0, le=1)
+    """Accelerators a trial, at most one; a fraction shares it."""
     concurrent: int | Literal["auto"] = "auto"
     """Trials at once; `auto`: as many as fit."""
 
@@ -91,13 +91,6 @@ class ResourcesConfig(Strict):
     def _positive(cls, value: int | str) -> int | str:
         if isinstance(value, int) and value < 1:
             raise ValueError("should be at least 1, or auto")
-        return value
-
-    @field_validator("accelerators")
-    @classmethod
-    def _whole_above_one(cls, value: float) -> float:
-        if value > 1 and value != int(value):
-            raise ValueError("above 1 should be a whole number")
         return value
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from pydantic import Field, model_validator
@@ -152,6 +152,29 @@ class Space(Strict):
             if dimension.name not in point and dimension.applies(point):
                 point[dimension.name] = suggest(dimension)
         return point
+
+    def every(self) -> Iterator[Point]:
+        """Every point of a finite space; one point for each of a few values of a range, where there are ranges."""
+
+        def values(dimension: AnyDimension) -> Iterable[Value]:
+            if isinstance(dimension, Choice):
+                return dimension.choices
+            if isinstance(dimension, Int):
+                return range(dimension.low, dimension.high + 1)
+            return (dimension.low, dimension.start, dimension.high)
+
+        def extend(point: Point, index: int) -> Iterator[Point]:
+            if index == len(self.dimensions):
+                yield point
+                return
+            dimension = self.dimensions[index]
+            if dimension.name in point or not dimension.applies(point):
+                yield from extend(point, index + 1)
+                return
+            for value in values(dimension):
+                yield from extend({**point, dimension.name: value}, index + 1)
+
+        return extend(dict(self.fixed), 0)
 
     def keyed(self, point: Mapping[str, Value]) -> dict[str, Value]:
         """The asked values of a point by key, without what is fixed."""

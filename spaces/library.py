@@ -65,7 +65,7 @@ def assemble(config: SearchConfig) -> Space:
     for key, definition in merged.items():
         try:
             _place(key, definition, dimensions, fixed, specs)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, AttributeError) as error:
             problems.append(f"space: {key}: {_reason(error)}.")
     if problems:
         raise Mistake(*problems)
@@ -75,6 +75,9 @@ def assemble(config: SearchConfig) -> Space:
         # Scoped dimensions come first; the general value is for the rest.
         last = max(i for i, d in enumerate(dimensions) if d.name == name)
         dimensions.insert(last + 1, Choice(name=name, choices=(fixed.pop(name),)))
+    problems += _check_conditions(dimensions, fixed)
+    if problems:
+        raise Mistake(*problems)
     reachable = [d for i, d in enumerate(dimensions) if _reachable(d, dimensions[:i], config.backbones)]
     space = Space(dimensions=tuple(reachable), fixed=fixed)
     problems += _check_values(space, specs)
@@ -142,6 +145,26 @@ def _merge(merged: Definitions, changes: Mapping[str, Any]) -> None:
                 base = {"when": base["when"]} if "when" in base else {}
             change = {**base, **change}
         merged[key] = change
+
+
+def _check_conditions(dimensions: list[AnyDimension], fixed: Point) -> list[str]:
+    """A condition on what isn't asked before, or on values that don't occur, would switch a dimension off unseen."""
+    problems: list[str] = []
+    known: dict[str, set[Value]] = {name: {value} for name, value in fixed.items()}
+    for dimension in dimensions:
+        for name, condition in dimension.when.items():
+            if name not in known:
+                if name in {d.name for d in dimensions}:
+                    problems.append(
+                        f'space: {dimension.key}: when: "{name}" is asked later; it can\'t be a condition here.'
+                    )
+                elif name not in piece("common.yaml")["dimensions"]:
+                    problems.append(f'space: {dimension.key}: when: "{name}" is no dimension.')
+        if isinstance(dimension, Choice):
+            known.setdefault(dimension.name, set()).update(dimension.choices)
+        else:
+            known.setdefault(dimension.name, set())
+    return list(dict.fromkeys(problems))
 
 
 def _reachable(dimension: AnyDimension, before: list[AnyDimension], backbones: tuple[str, ...]) -> bool:
@@ -213,6 +236,8 @@ def _place(key: str, definition: Any, dimensions: list[AnyDimension], fixed: Poi
     if unknown:
         raise ValueError(f'unknown key "{sorted(unknown)[0]}"; known: float, int, choice, log, default, when')
     if kinds[0] == "choice":
+        if not isinstance(value, list | tuple) or not all(isinstance(v, bool | int | float | str) for v in value):
+            raise ValueError(f'expected a list of numbers and words (a resolution as "896x700"), found {value}')
         choices = tuple(value)
         if len(choices) == 1 and not scope and not when:
             fixed[name] = choices[0]

@@ -20,7 +20,7 @@ MAX_YAML_BYTES = 1 << 20
 class Strict(BaseModel):
     """A frozen settings class. Two are equal, and hash alike, when their canonical JSON is the same."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
     @classmethod
     def parse(cls, data: Any, where: str) -> Self:

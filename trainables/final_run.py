@@ -63,7 +63,7 @@ def run(order: RunOrder, place: Place, report: Callable[[EpochReport], None] = l
         folder.mkdir(parents=True, exist_ok=True)
     place.wait()
     data = run_data(order, config)
-    outcome = fine_tune(config, data, folder, report, place)
+    outcome = fine_tune(config, data, folder, report, place, judged=order.fit == "train")
     if place.first:
         _write(folder, order, config, data, outcome)
     place.wait()
@@ -92,7 +92,7 @@ def _write(folder: Path, order: RunOrder, config: TrialConfig, data: TrialData, 
             "config": _shown(config),
             "fit": order.fit,
             "seed": config.seed,
-            "validation": outcome.value if order.fit == "train" else None,
+            "validation": outcome.value,
             "epochs": [asdict(r) for r in outcome.reports],
         },
     )

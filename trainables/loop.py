@@ -66,7 +66,8 @@ class EpochReport:
 class Outcome:
     """A finished trial."""
 
-    value: float
+    value: float | None
+    """None where nothing is validated."""
     reports: tuple[EpochReport, ...]
     probabilities: np.ndarray
     """Of the validation set, float32 [N, classes], in the order of its rows."""
@@ -87,6 +88,7 @@ def fine_tune(
     folder: Path | None = None,
     report: Callable[[EpochReport], None] = lambda _: None,
     place: Place = ALONE,
+    judged: bool = True,
 ) -> Outcome:
     """One trial: trains, evaluates after every epoch, goes on from its newest checkpoint where there is one.
 
@@ -94,7 +96,9 @@ def fine_tune(
         config: the trial, completely.
         data: training and validation images and labels.
         folder: checkpoints go to its `checkpoints`; None keeps none.
-        report: called in the first process after each epoch, once its checkpoint is on disk.
+        report: called in the first process after each epoch, once its checkpoint is on disk; when a trial goes on,
+            first again for the epochs that were done.
+        judged: whether the validation part is apart from the training part, so that the outcome has a value.
         place: device and rank.
 
     Raises:
@@ -127,6 +131,9 @@ def fine_tune(
     state = _Resumable(config, data, folder, model, optimizer, schedule, average, place)
     reports: list[EpochReport] = state.restore()
     probabilities = np.empty((0, len(data.classes)), np.float32)
+
+    for earlier in reports if place.first else ():
+        report(earlier)  # the process may have died between an epoch's checkpoint and its report
 
     for epoch in range(len(reports), config.epochs):
         started = time.time()
@@ -168,7 +175,7 @@ def fine_tune(
     if average:
         average.put_in_place_of(trained_state(model))
     try:
-        value = trial_value(config, [r.value for r in reports])
+        value = trial_value(config, [r.value for r in reports]) if judged else None
     except Infeasible as reason:
         raise Infeasible(f"{reason}: {next(r.undefined for r in reversed(reports) if r.undefined)}") from None
     return Outcome(value, tuple(reports), probabilities, model)

@@ -10,7 +10,7 @@ from tests.search.conftest import medtune
 CONTRACT = {
     "check": {"settings", "--set"},
     "search": {"settings", "--set", "--address"},
-    "resume": {"search"},
+    "resume": {"search", "--address"},
     "status": {"search", "--json"},
     "export": {"search", "-o", "--top", "--per"},
     "final": {"exports", "--seeds", "--workers", "--fit", "--again", "-o"},

@@ -17,6 +17,7 @@ def export(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     succeed("export", finished, "-o", path)
     settings = YAML(typ="safe").load(path.read_text())
     settings["config"] |= {"drop_path": 0.0, "trained_blocks": "all", "ema": 0.05, "level": 2}
+    settings["storage"] = str(path.parent)  # a ledger of its own
     with path.open("w") as file:
         YAML(typ="safe").dump(settings, file)
     return path

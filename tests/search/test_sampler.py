@@ -57,6 +57,18 @@ def test_no_point_twice_and_an_end() -> None:
     assert len({str(t.point) for t in trials}) == len(trials) == 4
 
 
+@pytest.mark.parametrize("kind", ["tpe", "random"])
+def test_a_finite_space_is_tried_to_its_last_point(kind: str) -> None:
+    grid = Space(
+        dimensions=(Choice(name="level", choices=tuple(range(6))), Choice(name="batch_size", choices=tuple(range(6))))
+    )
+    trials: list[Trial] = []
+    asker = sampler(trials, grid, kind)
+    with pytest.raises(Exhausted):
+        run(asker, trials, 37, lambda point: -float(point["level"]))
+    assert len({str(t.point) for t in trials}) == len(trials) == 36
+
+
 def test_it_learns() -> None:
     """The last of 40 asks lie nearer to the best learning rate than the first, at random, do."""
     trials: list[Trial] = []

@@ -37,7 +37,7 @@ def test_all_mistakes_come_at_once() -> None:
         ({"backbones": ["a", "a"]}, "twice"),
         ({"metric": "f2"}, "metric"),
         ({"metric": "accuracy", "direction": "minimize"}, "maximize"),
-        ({"resources": {"accelerators": 1.5}}, "whole"),
+        ({"resources": {"accelerators": 1.5}}, "accelerators"),
         ({"resources": {"concurrent": 0}}, "concurrent"),
         ({"name": "../up"}, "name"),
     ],
