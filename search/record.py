@@ -43,10 +43,12 @@ class Epoch:
     metrics: dict[str, float]
     seconds: float
     time: float
+    undefined: str = ""
+    """Why `value` is None."""
 
     @classmethod
     def from_plain(cls, data: dict[str, Any]) -> Epoch:
-        return cls(**{name: data[name] for name in cls.__dataclass_fields__})
+        return cls(**{name: data[name] for name in cls.__dataclass_fields__ if name in data})
 
     def plain(self) -> dict[str, Any]:
         return asdict(self)

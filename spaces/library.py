@@ -152,7 +152,7 @@ def _check_conditions(dimensions: list[AnyDimension], fixed: Point) -> list[str]
     problems: list[str] = []
     known: dict[str, set[Value]] = {name: {value} for name, value in fixed.items()}
     for dimension in dimensions:
-        for name, condition in dimension.when.items():
+        for name in dimension.when:
             if name not in known:
                 if name in {d.name for d in dimensions}:
                     problems.append(

@@ -165,7 +165,7 @@ def fine_tune(
         if not np.isfinite(probabilities).all():  # the epoch's last step alone can do that
             raise Diverged(f"the predictions weren't finite after step {(epoch + 1) * steps_an_epoch}")
         reports.append(_evaluated(epoch + 1, config, data, probabilities, step_losses, started))
-        state.save(reports)
+        state.save(reports, probabilities)
         if place.first:
             report(reports[-1])
 
@@ -298,7 +298,8 @@ class _Resumable:
         checkpoints.set_random_state(found.kind(f"random{self.place.rank}") or found.kind("random0"), self.place.device)
         return [EpochReport(**{**r, "step_losses": tuple(r["step_losses"])}) for r in found.state["reports"]]
 
-    def save(self, reports: list[EpochReport]) -> None:
+    def save(self, reports: list[EpochReport], probabilities: np.ndarray) -> None:
+        """Writes a checkpoint, with the validation predictions: a trial that is stopped here keeps its last ones."""
         if self.folder is None:
             return
         generators = self.place.collect(checkpoints.random_state(self.place.device))
@@ -309,6 +310,7 @@ class _Resumable:
             }
             new = Checkpoint(reports[-1].epoch, self.trial, state=state)
             new.add("model", trained_state(self.model))
+            new.add("validation", {"probabilities": torch.from_numpy(probabilities)})
             new.add("optimizer", checkpoints.optimizer_tensors(self.optimizer, self.names))
             for rank, generator in enumerate(generators):
                 new.add(f"random{rank}", generator)

@@ -104,15 +104,19 @@ def test_a_result_without_its_model_is_none(order: RunOrder) -> None:
 
 
 def test_an_interrupted_run_goes_on(order: RunOrder, tmp_path: Path) -> None:
+    told: list[EpochReport] = []
+
     def stop(report: EpochReport) -> None:
+        told.append(report)
         raise Killed
 
     with pytest.raises(Killed):
         run(order, Place(), stop)
     assert finished(order) is None
-    epochs: list[int] = []
-    run(order, Place(), lambda report: epochs.append(report.epoch))
-    assert epochs == [2]
+    again: list[EpochReport] = []
+    run(order, Place(), again.append)
+    assert [report.epoch for report in again] == [1, 2]
+    assert again[0] == told[0], "its time says that the first epoch wasn't trained again"
     whole = replace(order, folder=str(tmp_path / "whole"))
     run(whole, Place())
     resumed, uninterrupted = finished(order), finished(whole)
