@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from search.folder import SearchFolder
 from search.record import State
@@ -48,6 +49,7 @@ def check_end(folder: Path, trials: int) -> None:
         assert sorted(trial.epochs) == list(range(1, trial.done + 1))
 
 
+@pytest.mark.slow
 def test_killed_twice_once_in_a_write(settings: Path, tmp_path: Path, killable: Any) -> None:
     folder = tmp_path / "runs" / "digits"
     generator = random.Random(0)
@@ -75,7 +77,7 @@ def test_killed_twice_once_in_a_write(settings: Path, tmp_path: Path, killable: 
 
 def test_stopped_by_ctrl_c(settings: Path, tmp_path: Path, killable: Any) -> None:
     folder = tmp_path / "runs" / "digits"
-    command = killable("search", settings, "--set", "mlflow=off")
+    command = killable("search", settings, "--set", "mlflow=off", "--set", "resources.concurrent=1")
     wait_for(folder, 2)
     asked = time.monotonic()
     command.process.send_signal(signal.SIGINT)
@@ -93,12 +95,15 @@ def test_stopped_by_ctrl_c(settings: Path, tmp_path: Path, killable: Any) -> Non
 def test_a_continued_trial_equals_an_undisturbed_one(settings: Path, tmp_path: Path, killable: Any) -> None:
     """The same configurations, once undisturbed and once killed: the same values to the last bit."""
     fixed = ["--set", "mlflow=off", "--set", "stopping.rule=off", "--set", "budget.trials=2", "--set", "sampler=random"]
+    fixed += ["--set", "resources.concurrent=1"]
     succeed("search", settings, *fixed, "--set", "name=calm")
     folder = tmp_path / "runs" / "stormy"
     started = killable("search", settings, *fixed, "--set", "name=stormy")
     wait_for(folder, 3)
     started.kill()
-    succeed("resume", folder)
+    with (folder / JOURNAL).open("ab") as journal:  # as if killed in the middle of a line
+        journal.write(b'{"op_code":8,"worker_id":"x","trial_id":0,"user_a')
+    assert "cut off" in succeed("resume", folder)
     check_end(folder, 2)
     calm, stormy = (SearchFolder(tmp_path / "runs" / n).study().trials for n in ("calm", "stormy"))
     for one, other in zip(calm, stormy, strict=True):

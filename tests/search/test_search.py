@@ -170,7 +170,16 @@ def test_the_report(finished: Path, final: Path, tmp_path: Path) -> None:
 
 def test_more_trials_for_a_finished_search(finished: Path, settings: Path, tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "digits"
-    succeed("search", settings, "--set", "budget.trials=2", "--set", "mlflow=off", "--set", "budget.epochs=1")
+    succeed(
+        "search",
+        settings,
+        "--set",
+        "budget={trials: 2, epochs: 1}",
+        "--set",
+        "mlflow=off",
+        "--set",
+        "resources.concurrent=1",
+    )
     file = folder / "search.yaml"
     file.write_text(file.read_text().replace("trials: 2", "trials: 3"))
     output = succeed("resume", folder)
@@ -191,7 +200,7 @@ def test_a_time_limit_leaves_trials_resumable(settings: Path, tmp_path: Path) ->
 
 def test_trials_that_diverge_fail_with_their_cause(settings: Path, tmp_path: Path) -> None:
     wild = ("--set", "space.head_lr=1.0e+20", "--set", "space.warmup=0.0", "--set", "budget={trials: 3, epochs: 2}")
-    done = medtune("search", settings, *wild, "--set", "mlflow=off")
+    done = medtune("search", settings, *wild, "--set", "mlflow=off", "--set", "resources.concurrent=1")
     assert done.returncode == 1 and "No trial was completed" in done.stdout and "Traceback" not in done.stderr
     study = SearchFolder(tmp_path / "runs" / "digits").study()
     assert [t.state for t in study.trials] == [State.FAILED] * 3
