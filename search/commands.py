@@ -56,6 +56,8 @@ def _interrupted(console: Console, folder: Path) -> None:
 
 def next_steps(console: Console, found: SearchFolder) -> None:
     study = found.study()
+    if not all(trial.state.terminal for trial in study.trials):
+        return  # out of time: how to go on has been said
     if best(study.trials, study.identity["direction"]) is None:
         console.print(f"No trial was completed; the causes: medtune status {found.path}")
         sys.exit(1)
