@@ -9,6 +9,8 @@ from pathlib import Path
 
 from search.console import chatter_to
 from search.launch import RAY_SETTINGS, connect
+from search.plan import this_machine_has
+from spaces.config import ResourcesConfig
 from spaces.mistakes import Mistake
 from trainables.final_run import RunOrder
 
@@ -25,6 +27,8 @@ def run_group(order: RunOrder, workers: int) -> None:
     os.environ.update({name: os.environ.get(name, value) for name, value in RAY_SETTINGS.items()})
     folder = Path(order.folder)
     folder.mkdir(parents=True, exist_ok=True)
+    if "RAY_ADDRESS" not in os.environ:  # known without starting anything
+        _refuse_too_many(order, workers, *this_machine_has(ResourcesConfig(accelerators=order.accelerators)))
     with chatter_to(folder / "log.txt"):
         import ray
         from ray.train import RunConfig, ScalingConfig
@@ -35,12 +39,7 @@ def run_group(order: RunOrder, workers: int) -> None:
         connect(ray, os.environ.get("RAY_ADDRESS"))
         try:
             has = ray.cluster_resources()
-            cpus, accelerators = order.threads * workers, order.accelerators * workers
-            if cpus > has.get("CPU", 0) or accelerators > has.get("GPU", 0):
-                raise Mistake(
-                    f"final: {workers} workers ask for {cpus} CPUs and {accelerators:g} accelerators, the cluster has "
-                    f"{has.get('CPU', 0):g} and {has.get('GPU', 0):g}; ask for fewer workers."
-                )
+            _refuse_too_many(order, workers, has.get("CPU", 0), has.get("GPU", 0))
             trainer = TorchTrainer(
                 train_worker,
                 train_loop_config=asdict(order),
@@ -58,3 +57,11 @@ def run_group(order: RunOrder, workers: int) -> None:
         finally:
             ray.shutdown()
             shutil.rmtree(folder / "ray", ignore_errors=True)
+
+
+def _refuse_too_many(order: RunOrder, workers: int, cpus: float, accelerators: float) -> None:
+    if order.threads * workers > cpus or order.accelerators * workers > accelerators:
+        raise Mistake(
+            f"final: {workers} workers ask for {order.threads * workers} CPUs and {order.accelerators * workers:g} "
+            f"accelerators, but there are {cpus:g} and {accelerators:g}; ask for fewer workers."
+        )

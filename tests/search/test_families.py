@@ -4,6 +4,8 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from search.folder import SearchFolder
 from search.record import State
 from search.settings import load
@@ -22,6 +24,7 @@ def test_the_example_tries_every_family_first() -> None:
     assert [point["backbone"] for point in points] == list(config.backbones)
 
 
+@pytest.mark.slow
 def test_seven_families_in_one_study(tmp_path: Path) -> None:
     write_digits(tmp_path / "images", 300)
     settings = tmp_path / "seven_families.yaml"
