@@ -60,6 +60,11 @@ def parser() -> argparse.ArgumentParser:
         "--fit", choices=("train", "all"), default="train", help="learn from train only, or from train + validation"
     )
     sub.add_argument("--again", metavar="REASON", help="open the test set again, and why")
+    sub.add_argument(
+        "--evaluate",
+        metavar="DATASET.yaml",
+        help="evaluate finished models on an external test set; give their MODEL_DIR instead of exports",
+    )
     sub.add_argument("-o", dest="output", metavar="DIR", help="folder to write (default: final beside the search)")
     sub = command("report", "one page of searches and their finals")
     existing(sub, nargs="+")

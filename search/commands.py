@@ -17,15 +17,10 @@ from search.settings import load
 
 
 def check(options: argparse.Namespace) -> None:
-    from search.check import describe
-    from search.plan import plan
+    from search.check import check as run
 
     path = Path(options.settings)
-    console = Console.of_terminal()
-    config = load(path, options.changes)
-    with console.working("looking at the data") as progress:
-        planned = plan(config, path.parent, progress=progress)
-    console.print(*describe(planned))
+    run(load(path, options.changes), path.parent, Console.of_terminal())
 
 
 def search(options: argparse.Namespace) -> None:
@@ -113,13 +108,19 @@ def _short(value: object) -> str:
 
 def export(options: argparse.Namespace) -> None:
     from search.export import export as write
+    from search.export import left_out
 
-    console = Console.of_terminal()
-    for path, line in write(find(options.search), Path(options.output), top=options.top, per=options.per):
+    console, found = Console.of_terminal(), find(options.search)
+    for path, line in write(found, Path(options.output), top=options.top, per=options.per):
         console.print(f"{path}: {line}")
+    if options.per == "backbone":
+        console.print(*left_out(found))
 
 
 def final(options: argparse.Namespace) -> None:
+    if options.evaluate:
+        _evaluate(options)
+        return
     from search.final import final as run
 
     run(
@@ -131,6 +132,19 @@ def final(options: argparse.Namespace) -> None:
         output=Path(options.output) if options.output else None,
         console=Console.of_terminal(),
     )
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from search.external import evaluate_external
+    from search.final import interval_text
+
+    console = Console.of_terminal()
+    for path, result in evaluate_external(
+        Path(options.evaluate), [Path(p) for p in options.exports], again=options.again
+    ):
+        shown = interval_text(result["shipped"])
+        console.print(f"{result['model']}: {result['metric']} {shown} on {result['units']} units of the external set")
+        console.print(f"  result: {path}")
 
 
 def report(options: argparse.Namespace) -> None:

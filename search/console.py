@@ -148,6 +148,8 @@ class View:
 
     def __init__(self, driver: Driver, console: Console) -> None:
         self.driver, self.console = driver, console
+        self.epochs = driver.config.budget.epochs * driver.config.dataset.split.folds
+        """Of a trial, over all folds."""
         self.started = time.monotonic()
         self.before = {t.number for t in driver.study.trials if t.state.terminal}
         self._told: set[int] = set(self.before)
@@ -238,7 +240,7 @@ class View:
                 what_is_trained(trial),
                 f"{trial.point['head_lr']:.1e}",
                 str(trial.point.get("level", 0)),
-                f"{trial.done}/{self.driver.config.budget.epochs}",
+                f"{trial.done}/{self.epochs}",
                 f"{trial.value if trial.value is not None else values[-1]:.4f}" if values else "",
                 f"{trial.seconds:.0f} s",
                 Text(str(trial.state), style=STYLES[trial.state]),
@@ -248,7 +250,7 @@ class View:
     def _time_left(self, trials: list[Trial], ended: int) -> str:
         """From the pace of this launch."""
         new = ended - len(self.before)
-        partly = sum(t.done for t in trials if not t.state.terminal) / self.driver.config.budget.epochs
+        partly = sum(t.done for t in trials if not t.state.terminal) / self.epochs
         done, left = new + partly, self.driver.config.budget.trials - ended - partly
         elapsed = time.monotonic() - self.started
         if done < 0.5:

@@ -110,6 +110,20 @@ def export(
     return written
 
 
+def left_out(found: SearchFolder) -> list[str]:
+    """Of an export per backbone: a sentence for each backbone that has no complete trial, and why not."""
+    config, study = found.config(), found.study()
+    sentences = []
+    for name in config.backbones:
+        states = [t.state for t in study.trials if t.point["backbone"] == name]
+        if State.COMPLETE in states:
+            continue
+        ended = ", ".join(f"{states.count(state)} {state}" for state in State if state in states)
+        had = f"{len(states)} trials ({ended})" if states else "no trial at all"
+        sentences.append(f"{name}: NOT exported: it has no complete trial; the record has {had} of it.")
+    return sentences
+
+
 def read_export(path: Path) -> Export:
     """An exported configuration.
 

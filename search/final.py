@@ -5,33 +5,36 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from search.console import Console, duration
+from search.evaluation import evaluate, metrics_of_seeds
 from search.export import Export, describe, read_export
 from search.identity import code_digest
 from search.ledger import Ledger, Standing
 from search.plan import concurrent_trials, this_machine_has
-from spaces.config import FORMAT, Direction
+from spaces.config import FORMAT, Direction, TrialConfig
 from spaces.mistakes import Mistake
 from spaces.strict import digest
 from trainables import final_run
 from trainables.backbones import build, weights_digest
+from trainables.comparison import comparison_with_best
 from trainables.data.manifest import Manifest
 from trainables.data.parts import open_part
 from trainables.data.prepared import Digests, Prepared, prepare, sealed_test
+from trainables.data.units import Units, units_of
 from trainables.files import replacing, write_json
 from trainables.final_run import Fit, RunOrder
-from trainables.intervals import Interval, group_bootstrap, seed_interval
 from trainables.loop import Diverged, Infeasible, predict
-from trainables.metrics import Undefined, summary
+from trainables.metrics import Undefined
 from trainables.model_folder import load_model, save_model
 from trainables.place import Place, this_machine
+from trainables.predictions import Predictions
 
 RESULT = "result.json"
 
@@ -105,10 +108,12 @@ def final(
     for ledger in ledgers:  # noted on disk before the test is read
         standing = ledger.open(prepared.test_digest, what, searches, len(candidates), again)
     test = sealed_test(first.dataset, cache, None, prepared)
-    reports = [
+    evaluated = [
         _evaluate(candidate, folder, runs, test, cache, fit, standing)
         for candidate, runs in zip(candidates, results, strict=True)
     ]
+    reports = [report for report, _ in evaluated]
+    compared = _compared(reports, [p for _, p in evaluated], units_of(test), str(first.config.metric))
     write_json(
         folder / RESULT,
         {
@@ -123,12 +128,14 @@ def final(
                 "test": prepared.test_counts,
             },
             "test_groups": len(np.unique(test.groups)),
+            "test_units": len(np.unique(test.units)),
             "opening": {**asdict(standing), "what": what, "reason": again or ""},
             "seconds": time.time() - started,
             "configurations": reports,
+            "comparison": compared,
         },
     )
-    _tell(reports, first, standing, fit, folder, console)
+    _tell(reports, compared, first, standing, fit, folder, console)
     return folder
 
 
@@ -174,6 +181,11 @@ def seeds_of(own: int, count: int) -> tuple[int, ...]:
         bytes_ = hashlib.sha256(f"{own}:{len(seeds)}".encode()).digest()[:4]
         seeds.append(int.from_bytes(bytes_, "little") % 2**31)
     return tuple(seeds)
+
+
+def reseeded(config: TrialConfig, seed: int) -> TrialConfig:
+    """A configuration with another seed, which then draws everything; with its own it stays what it is."""
+    return config if seed == config.seed else config.model_copy(update={"seed": seed, "view_seed": seed})
 
 
 def _candidates(paths: Sequence[Path], seeds: int) -> list[Candidate]:
@@ -244,7 +256,7 @@ def _train(
             export = candidate.export
             order = RunOrder(
                 folder=str((folder / "runs" / run_name(candidate, seed, fit)).absolute()),
-                config=export.config.model_copy(update={"seed": seed}).plain(),
+                config=reseeded(export.config, seed).plain(),
                 dataset=export.dataset.plain(),
                 prepared=str((folder / "data").absolute()),
                 cache=export.cache,
@@ -297,21 +309,24 @@ def _evaluate(
     cache: Path,
     fit: Fit,
     standing: Standing,
-) -> dict[str, Any]:
-    """One configuration on the test set: each seed, their mean with its interval, and the model that ships."""
+) -> tuple[dict[str, Any], np.ndarray]:
+    """One configuration on the test set: each seed, their mean with its interval, and the model that ships; and the
+    probabilities [S, U, C] of its seeds."""
     export = candidate.export
-    config, metric, classes = export.config, export.config.metric, len(test.classes)
+    config, metric = export.config, export.config.metric
     place: Place = this_machine(export.resources.accelerators, export.resources.cpus)
     part = open_part(test, export.dataset, config.resolution, cache)
     probabilities = []
     for seed in candidate.seeds:
         trained = load_model(folder / "runs" / run_name(candidate, seed, fit) / final_run.MODEL)
-        probabilities.append(predict(trained.model.to(place.device), part, place))
+        probabilities.append(predict(trained.model.to(place.device), trained.config, part, place))
     stacked = np.stack(probabilities)
-    labels = test.labels
+    units = part.units
+    labels = units.truth
     shipped = _shipped(runs, export.direction)
-    expected = _interval(lambda: seed_interval(metric, labels, stacked, test.groups, classes=classes))
-    own = _interval(lambda: group_bootstrap(metric, labels, stacked[shipped], test.groups, classes=classes))
+    folder_of_shipped = folder / "runs" / run_name(candidate, candidate.seeds[shipped], fit)
+    validation = Predictions.load(folder_of_shipped / final_run.VALIDATION) if fit == "train" else None
+    found = evaluate(metric, test.task, test.classes, units, stacked, shipped, validation)
     report: dict[str, Any] = {
         "name": candidate.name,
         "backbone": config.backbone,
@@ -321,37 +336,47 @@ def _evaluate(
             "weights": config.weights if config.weights in ("pretrained", "random") else "file",
         },
         "seeds": [
-            {"seed": seed, "validation": run["validation"], "test": summary(labels, p, classes, test.task)}
-            for seed, run, p in zip(candidate.seeds, runs, stacked, strict=True)
+            {"seed": seed, "validation": run["validation"], "test": metrics}
+            for seed, run, metrics in zip(
+                candidate.seeds, runs, metrics_of_seeds(units, stacked, test.task), strict=True
+            )
         ],
-        "test": expected,
-        "shipped": {"seed": candidate.seeds[shipped], "test": own, "why": _why(fit, len(runs))},
+        "test": found["test"],
+        "shipped": {"seed": candidate.seeds[shipped], "test": found["shipped"], "why": _why(fit, len(runs))},
+        **{name: found[name] for name in ("classes", "subgroups", "calibration", "operating_points")},
     }
     _save_predictions(folder / f"{candidate.name}-test.npz", stacked, labels)
-    trained = load_model(folder / "runs" / run_name(candidate, candidate.seeds[shipped], fit) / final_run.MODEL)
+    temperature = found["calibration"]["temperature"] if found["calibration"] else None
     save_model(
         folder / f"model-{candidate.name}",
-        trained,
+        load_model(folder_of_shipped / final_run.MODEL),
         {
             "seed": candidate.seeds[shipped],
             "fit": fit,
             "metric": metric,
-            "test": own,
-            "expected": expected,
+            "test": found["shipped"],
+            "expected": found["test"],
+            "temperature": temperature,
+            "operating_points": found["operating_points"],
             "opening": str(standing),
             "digests": export.digests.plain(),
         },
     )
-    return report
+    return report, stacked
 
 
-def _interval(compute: Callable[[], Interval]) -> dict[str, Any]:
-    """An interval as plain data; of a metric that isn't defined on the test set, no number and the reason."""
+def _compared(
+    reports: list[dict[str, Any]], probabilities: list[np.ndarray], units: Units, metric: str
+) -> dict[str, Any] | None:
+    """Which configurations can't be told from the best one; None of one alone, or where the metric isn't defined."""
+    if len(reports) < 2:
+        return None
+    recipes = {report["name"]: p for report, p in zip(reports, probabilities, strict=True)}
     try:
-        return asdict(compute())
-    except Undefined as reason:
-        empty: dict[str, Any] = dict.fromkeys(field.name for field in fields(Interval))
-        return {**empty, "warnings": [f"not defined on the test set: {reason}"]}
+        found = comparison_with_best(metric, units.truth, recipes, units.groups, classes=probabilities[0].shape[-1])
+    except Undefined:
+        return None
+    return asdict(found)
 
 
 def _shipped(runs: list[dict[str, Any]], direction: Direction) -> int:
@@ -375,7 +400,13 @@ def _save_predictions(path: Path, probabilities: np.ndarray, labels: np.ndarray)
 
 
 def _tell(
-    reports: list[dict[str, Any]], first: Export, standing: Standing, fit: Fit, folder: Path, console: Console
+    reports: list[dict[str, Any]],
+    compared: dict[str, Any] | None,
+    first: Export,
+    standing: Standing,
+    fit: Fit,
+    folder: Path,
+    console: Console,
 ) -> None:
     metric = first.config.metric
     learned = "train" if fit == "train" else "train and validation, epochs fixed, nothing selected"
@@ -386,6 +417,9 @@ def _tell(
             f"  shipped model ({report['shipped']['why']}): {metric} {interval_text(report['shipped']['test'])}"
         )
         console.print(f"  model: {folder / ('model-' + report['name'])}")
+    if compared:
+        kept = [row["name"] for row in compared["recipes"] if row["in_question"]]
+        console.print(f"Can't be told from the best: {', '.join(kept)}.")
     console.print(f"{standing}.", f"Result: {folder / RESULT}")
 
 

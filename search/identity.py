@@ -14,7 +14,17 @@ from spaces.mistakes import Mistake
 
 PACKAGES = ("medtune", "torch", "timm", "ray", "optuna", "numpy", "scikit-learn")
 # The data are held by their digest wherever they lie, the record by being opened wherever it is.
-MAY_CHANGE = {"budget.trials", "budget.hours", "resources", "mlflow", "cache", "storage", "study", "dataset.root"}
+MAY_CHANGE = {
+    "budget.trials",
+    "budget.hours",
+    "resources",
+    "mlflow",
+    "cache",
+    "activations",
+    "storage",
+    "study",
+    "dataset.root",
+}
 
 
 def identity(plan: Plan) -> dict[str, Any]:

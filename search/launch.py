@@ -9,8 +9,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,14 @@ from search.folder import SearchFolder
 from search.identity import identity, refuse_changes
 from search.plan import Plan, concurrent_trials, plan
 from search.record import Trial
-from search.sampler import Sampler
+from search.sampler import Comparing, Sampler, sampler_of
 from search.study import JOURNAL, Study, only_writer, open_storage, repair_journal
-from spaces.config import SearchConfig
+from spaces.config import Direction, SearchConfig
+from spaces.dimensions import Space
 from spaces.library import trial_config
 from spaces.mistakes import Mistake
 from trainables.files import write_json
+from trainables.prefix import activation_budget
 
 RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -37,6 +40,8 @@ RAY_SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 DRIVER = "driver.json"  # what the last launch cost its driver
+LARGEST_GROUP = 16
+MakeSampler = Callable[[SearchConfig, Space, Direction, Sequence[Trial]], Sampler | Comparing]
 DEATHS = 2  # of a job's worker that are retried from the newest checkpoint
 
 
@@ -45,7 +50,12 @@ class Interrupted(KeyboardInterrupt):
 
 
 def search(
-    config: SearchConfig, base: Path, *, address: str | None = None, console: Console | None = None
+    config: SearchConfig,
+    base: Path,
+    *,
+    address: str | None = None,
+    console: Console | None = None,
+    make_sampler: MakeSampler = sampler_of,
 ) -> SearchFolder:
     """A new search, from its first trial to its last.
 
@@ -54,6 +64,7 @@ def search(
         base: folder that the dataset's root is relative to; that of the settings file, usually.
         address: of a Ray cluster; None starts one on this machine.
         console: where the person watches; None prints nothing.
+        make_sampler: what says which trials to run; a benchmark replays a list of them.
 
     Returns:
         The search's folder.
@@ -70,7 +81,7 @@ def search(
     found = folders.create(planned, identity(planned))
     console.started(planned, found.path)
     try:
-        _run(found, planned, address, console)
+        _run(found, planned, address, console, make_sampler)
     except Mistake:
         if not found.study().trials:
             shutil.rmtree(found.path)
@@ -94,7 +105,13 @@ def resume(found: SearchFolder, *, address: str | None = None, console: Console 
     return found
 
 
-def _run(found: SearchFolder, planned: Plan, address: str | None, console: Console) -> None:
+def _run(
+    found: SearchFolder,
+    planned: Plan,
+    address: str | None,
+    console: Console,
+    make_sampler: MakeSampler = sampler_of,
+) -> None:
     config = planned.config
     with only_writer(found.path):
         torn = repair_journal(found.path / JOURNAL)
@@ -103,16 +120,26 @@ def _run(found: SearchFolder, planned: Plan, address: str | None, console: Conso
         study = Study.open(open_storage(found.path, config.study), config.name)
         for notice in refuse_changes(study.identity, identity(planned)):
             console.print(notice)
-        sampler = Sampler(planned.space, planned.direction, config.seed, config.sampler, study.trials)
+        sampler = make_sampler(config, planned.space, planned.direction, study.trials)
         started = time.perf_counter()
         with chatter_to(found.log):
             from search.scheduler import Driver
+            from trainables.job import halt
 
             tracked = time.perf_counter()
             if config.mlflow != "off":
                 _start_mirror(found)
             tracking = time.perf_counter() - tracked
-            driver = Driver(config, planned.direction, study, sampler, study.identity["first"], _orders(found, planned))
+            driver = Driver(
+                config,
+                planned.direction,
+                study,
+                sampler,
+                study.identity["first"],
+                _orders(found, planned),
+                partial(halt, found.path),
+                _group(planned),
+            )
             with View(driver, console):
                 _drive(driver, found, planned, address, console)
         left = [t for t in study.trials if not t.state.terminal]
@@ -212,10 +239,19 @@ def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
 
 
+def _group(planned: Plan) -> int:
+    """How many head-only trials one job takes: not so many that the sampler learns nothing or that actors stand
+    idle."""
+    if len(planned.prepared.folds) > 1:
+        return 1
+    return max(1, min(LARGEST_GROUP, planned.config.budget.trials // (2 * max(1, planned.concurrent))))
+
+
 def _orders(found: SearchFolder, planned: Plan) -> Any:
     """What is sent to an actor for the trials of a job."""
     config = planned.config
     assert config.metric is not None and config.dataset.policy is not None  # resolved by the plan
+    activations = activation_budget(planned.cache, config.activations)
 
     def order(trials: list[Trial]) -> dict[str, Any]:
         return {
@@ -236,6 +272,7 @@ def _orders(found: SearchFolder, planned: Plan) -> Any:
             "search": str(found.path),
             "dataset": config.dataset.plain(),
             "cache": str(planned.cache),
+            "activations": activations,
             "threads": config.resources.cpus,
             "accelerators": config.resources.accelerators,
         }

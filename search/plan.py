@@ -9,14 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+
+from search.suitable import check_metric, check_strategy, check_task
 from search.tracking import reachable
 from spaces.backbone import backbone
-from spaces.config import METRICS, Direction, ResourcesConfig, SearchConfig, parse_resolution
-from spaces.dimensions import Choice, Point, Space, Value
+from spaces.config import METRICS, Direction, Resolution, ResourcesConfig, SearchConfig, parse_resolution
+from spaces.dimensions import Point, Space
 from spaces.library import assemble, first_points
 from spaces.mistakes import Mistake, nearest
-from spaces.policy import policy
+from spaces.policy import Policy, policy
 from trainables.augment import stored_at
+from trainables.data.audit import refuse_unusable
 from trainables.data.parts import Progress, pixel_spec
 from trainables.data.pixels import open_many
 from trainables.data.prepared import Prepared, prepare
@@ -73,7 +77,13 @@ def resolve(config: SearchConfig, base: Path) -> SearchConfig:
 
 
 def plan(
-    config: SearchConfig, base: Path, *, cluster: bool = False, going_on: bool = False, progress: Progress | None = None
+    config: SearchConfig,
+    base: Path,
+    *,
+    cluster: bool = False,
+    going_on: bool = False,
+    thorough: bool = False,
+    progress: Progress | None = None,
 ) -> Plan:
     """Checks everything, and prepares the data.
 
@@ -81,6 +91,7 @@ def plan(
         base: folder that the dataset's root is relative to.
         cluster: resources are a cluster's, and are checked once it is connected to.
         going_on: the search was started before; MLflow may then be away, and is brought up to date later.
+        thorough: look at the images too where the tables are too wrong to say which ones are needed.
         progress: called with (images decoded, images), unless all were decoded before.
 
     Raises:
@@ -88,18 +99,22 @@ def plan(
     """
     config = resolve(config, base)
     problems: list[str] = []
+    full: list[str] = []
 
     def attempt(check: Callable[[], T]) -> T | None:
         try:
             return check()
         except Mistake as mistake:
             problems.extend(mistake.sentences)
+            full.extend(mistake.full)
             return None
 
+    attempt(lambda: check_strategy(config))
     space = attempt(lambda: assemble(config))
     attempt(lambda: check_weights(config))
     attempt(lambda: check_storage(Path(config.storage)))
-    attempt(lambda: policy(config.dataset.policy) if config.dataset.policy else None)
+    named = config.dataset.policy
+    attempt(lambda: policy(named, config.dataset.augmentation) if named else None)
     concurrent = (
         0 if cluster else attempt(lambda: concurrent_trials(config.resources, *this_machine_has(config.resources)))
     )
@@ -107,36 +122,50 @@ def plan(
         attempt(lambda: reachable(config.mlflow))
     storage_usable = not any(sentence.startswith("storage:") for sentence in problems)
     prepared = attempt(lambda: prepare(config.dataset, cache_folder(config), base)) if storage_usable else None
+    if thorough and prepared is None and storage_usable:
+        attempt(lambda: check_files(config, problems, progress))
     first: list[Point] | None = []
     if prepared is not None:
-        dataset = config.dataset.model_copy(update={"policy": config.dataset.policy or prepared.manifest.policy})
+        chosen = {
+            "policy": config.dataset.policy or prepared.manifest.policy,
+            "crop": config.dataset.crop or prepared.manifest.crop,
+        }
+        dataset = config.dataset.model_copy(update=chosen)
         config = config.model_copy(update={"metric": config.metric or prepared.manifest.metric, "dataset": dataset})
         if space is not None:
             first = attempt(lambda: first_points(config, space, len(prepared.train)))
+            attempt(lambda: check_task(space, prepared.manifest))
             attempt(lambda: check_metric(str(config.metric), prepared))
-            attempt(lambda: decode(config, space, prepared, progress))
+            # Where policies are wrong, images are looked at all the same.
+            policies = attempt(lambda: policies_of(config, space)) or [Policy()]
+            attempt(lambda: decode(config, space, prepared, policies, progress))
     if problems or space is None or prepared is None or first is None or concurrent is None:
-        raise Mistake(*dict.fromkeys(problems))
+        raise Mistake(*dict.fromkeys(problems), full=dict.fromkeys(full))
     return Plan(config, space, prepared, first, concurrent)
 
 
-def decode(config: SearchConfig, space: Space, prepared: Prepared, progress: Progress | None) -> None:
+def decode(
+    config: SearchConfig, space: Space, prepared: Prepared, policies: list[Policy], progress: Progress | None
+) -> None:
     """Decodes every training and validation image for every resolution of the space, which trials would do otherwise.
+
+    Args:
+        policies: of augmentation, whose crops decide how large training images are kept.
 
     Raises:
         Mistake: images that can't be used, all of them together.
     """
-    offered: dict[str, set[Value]] = {name: {value} for name, value in space.fixed.items()}
-    for dimension in space.dimensions:
-        if isinstance(dimension, Choice):
-            offered.setdefault(dimension.name, set()).update(dimension.choices)
-    resolutions = {parse_resolution(value) for value in offered["resolution"] if isinstance(value, int | str)}
-    policies = {str(name) for name in offered.get("policy", {str(config.dataset.policy)})}
-    levels = {int(level) for level in offered.get("level", {0})}
+    resolutions = {parse_resolution(value) for value in space.offered("resolution") if isinstance(value, int | str)}
+    levels = {int(level) for level in space.offered("level") or (0,)}
     stores = {stored_at(r, p, level) for r in resolutions for p in policies for level in levels}
-    parts = ((prepared.train, stores), (prepared.validation, resolutions))
-    total, before = len(prepared.train) + len(prepared.validation), 0
+    parts: tuple[tuple[np.ndarray, set[Resolution]], ...]
+    if len(prepared.folds) > 1:  # every row is learned from in some fold and validated in another
+        parts = ((np.arange(len(prepared.manifest)), stores | resolutions),)
+    else:
+        parts = ((prepared.train, stores), (prepared.validation, resolutions))
+    total, before = sum(len(rows) for rows, _ in parts), 0
     problems: list[str] = []
+    full: list[str] = []
     for rows, sizes in parts:
         specs = [pixel_spec(config.dataset, size) for size in sorted(sizes)]
 
@@ -148,34 +177,34 @@ def decode(config: SearchConfig, space: Space, prepared: Prepared, progress: Pro
             open_many(prepared.manifest.take(rows), specs, cache_folder(config), progress=count)
         except Mistake as mistake:
             problems += mistake.sentences
+            full += mistake.full
         before += len(rows)
     if problems:
-        raise Mistake(*problems)
+        raise Mistake(*problems, full=full)
 
 
-def check_metric(metric: str, prepared: Prepared) -> None:
-    """That the metric can be defined on the validation and the test set.
+def policies_of(config: SearchConfig, space: Space) -> list[Policy]:
+    """The augmentation policies that trials may have, with the search's own ranges.
 
     Raises:
-        Mistake: it can't, whatever a model predicts.
+        Mistake: an unknown policy, or ranges that make no sense for one.
     """
-    manifest = prepared.manifest
-    if metric == "quadratic_weighted_kappa" and manifest.task != "ordinal":
-        raise Mistake(
-            "metric: quadratic_weighted_kappa is for ordered grades; these classes have no order. Choose another."
-        )
-    counts = {"validation": manifest.take(prepared.validation).class_counts(), "test": prepared.test_counts}
-    problems = []
-    for part, of_class in counts.items():
-        empty = [name for name in manifest.classes if not of_class.get(name)]
-        if empty and metric in ("balanced_accuracy", "macro_auroc", "macro_f1"):
-            shown = ", ".join(empty[:10])
-            problems.append(
-                f"metric: {metric} isn't defined on the {part} set, which has no image of {shown}; "
-                "choose another metric, or another split (official: false, or another seed)."
-            )
-    if problems:
-        raise Mistake(*problems)
+    names = space.offered("policy") or (str(config.dataset.policy),)
+    return [policy(str(name), config.dataset.augmentation) for name in names]
+
+
+def check_files(config: SearchConfig, problems: list[str], progress: Progress | None) -> None:
+    """Looks at every image under the dataset's folder, unless it is the settings that are wrong (`problems`).
+
+    Raises:
+        Mistake: images that can't be used; or not all were looked at, since the person had seen enough.
+    """
+    if any(sentence.startswith(("dataset.root", "dataset.reader", "dataset.options")) for sentence in problems):
+        return
+    try:
+        refuse_unusable(Path(config.dataset.root), progress)
+    except KeyboardInterrupt:
+        raise Mistake("dataset: interrupted before all images were looked at; further ones may be damaged.") from None
 
 
 def check_weights(config: SearchConfig) -> None:

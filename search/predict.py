@@ -14,8 +14,8 @@ from spaces.mistakes import Mistake
 from trainables.data.images import SUFFIXES, BadImage
 from trainables.data.pixels import decode_file
 from trainables.files import write_text
-from trainables.loop import EVALUATION_BATCH
 from trainables.model_folder import load_model
+from trainables.prefix import BATCH
 
 
 def predict(model_folder: Path, sources: Sequence[Path], output: Path) -> int:
@@ -38,9 +38,9 @@ def predict(model_folder: Path, sources: Sequence[Path], output: Path) -> int:
         raise Mistake(f"predict: -o {output}: there is no folder {output.parent}; make it first.")
     problems: list[str] = []
     rows: list[np.ndarray] = []
-    for start in range(0, len(images), EVALUATION_BATCH):
+    for start in range(0, len(images), BATCH):
         decoded = []
-        for path in images[start : start + EVALUATION_BATCH]:
+        for path in images[start : start + BATCH]:
             try:
                 decoded.append(_three_channels(decode_file(path, trained.pixels)))
             except (BadImage, OSError) as error:
@@ -48,7 +48,7 @@ def predict(model_folder: Path, sources: Sequence[Path], output: Path) -> int:
         if decoded and not problems:
             with torch.inference_mode():
                 batch = torch.from_numpy(np.stack(decoded)).float().div_(255)
-                rows.append(trained.model(batch).float().softmax(dim=1).numpy())
+                rows.append(trained.model.output.probabilities(trained.model(batch)).numpy())
     if problems:
         more = [f"... and {len(problems) - 10} more images that can't be used."] if len(problems) > 10 else []
         raise Mistake(*problems[:10], *more)

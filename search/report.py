@@ -29,12 +29,14 @@ from search.disclosure import public_cause
 from search.final_result import Configuration, FinalResult, finals
 from search.folder import SearchFolder, to_yaml
 from search.ledger import Ledger, Standing
+from search.optimism import corrected_value
 from search.record import State, Trial, best
 from search.study import Study
 from spaces.config import Direction, SearchConfig
 from spaces.dimensions import Value
 from spaces.mistakes import Mistake
 from trainables.files import write_text
+from trainables.selection import Corrected
 
 TEMPLATE = "report.html.j2"
 ENOUGH = 10  # complete trials for importance
@@ -89,6 +91,8 @@ class Page:
     fixed: dict[str, Value]
     optimism: float | None
     """Expected best of as many equally good trials as are complete, in standard errors above their common value."""
+    corrected: Corrected | str | None
+    """The best value corrected for having been chosen, or why it can't be; None without two complete trials."""
     importance_note: str
     figures: dict[str, Markup]
     finals: list[FinalResult]
@@ -179,6 +183,7 @@ def _page(found: SearchFolder) -> Page:
         dimensions=[Dimension(key, _range(d), shares.get(key)) for key, d in distributions.items()],
         fixed=_fixed(trials, distributions),
         optimism=expected_maximum(complete) if complete > 1 else None,
+        corrected=corrected_value(found.path, trials, metric) if complete > 1 else None,
         importance_note=note,
         figures=_figures(trials, winner, config, metric, direction, distributions, shares),
         finals=made,

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState, create_trial
 
 from search.record import State, Trial
 from search.study import OPTUNA_STATE
-from spaces.config import Direction
+from spaces.config import Direction, SearchConfig
 from spaces.dimensions import AnyDimension, Choice, Float, Point, Space, Value
+from spaces.library import of_backbone
 
 STARTUP = 10  # trials before the sampler models anything
 ATTEMPTS = 20  # to find a point that wasn't tried
+OF_HEADS = frozenset(
+    {
+        "head_lr", "head_weight_decay", "warmup", "clip", "mixup", "label_smoothing", "ema", "class_weights",
+        "sampling", "uncertain", "blank",
+    }
+)  # fmt: skip
+"""Dimensions in which trials that train heads in one pass may differ (trainables.head_group)."""
 
 
 class Exhausted(Exception):
@@ -71,9 +81,27 @@ class Sampler:
                 return point
         raise Exhausted
 
+    def ask_like(self, number: int, point: Point) -> Point | None:
+        """A point that differs from another one in its head's own dimensions alone, for the next trial; None where
+        nothing new was found."""
+        kept = {d.key: point[d.name] for d in self.space.asked(point) if d.name not in OF_HEADS}
+        for attempt in range(ATTEMPTS):
+            base = _sampler(self.kind, _hash(self.seed, number, attempt))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                self._mirror.sampler = PartialFixedSampler(kept, base)
+            asked = self._mirror.ask()
+            found = self.space.ask(partial(suggest, asked))
+            if _identity(found) not in self._tried:
+                self._numbers[number] = asked.number
+                self._tried.add(_identity(found))
+                return found
+            self._mirror.tell(asked, state=TrialState.FAIL)
+        return None
+
     def distributions(self, point: Point) -> dict[str, BaseDistribution]:
         """By key, of the dimensions that were asked for a point."""
-        return {d.key: distribution(d) for d in self.space.asked(point)}
+        return _distributions(self.space, point)
 
     def end(self, trial: Trial) -> None:
         """Takes a trial's end in. A pruned trial counts by its epochs; one without a usable value says nothing."""
@@ -98,6 +126,62 @@ class Sampler:
             template["intermediate_values"] = _defined(trial)
         self._numbers[trial.number] = len(self._mirror.get_trials(deepcopy=False))
         self._mirror.add_trial(create_trial(**template))
+
+
+class Comparing:
+    """A sampler for each backbone, which knows that backbone's part of the space and its trials alone (`strategy:
+    compare`): what is learned of one gives no other one more trials."""
+
+    def __init__(
+        self,
+        space: Space,
+        direction: Direction,
+        seed: int,
+        kind: str,
+        trials: Sequence[Trial],
+        backbones: Sequence[str],
+    ) -> None:
+        self.space = space
+        self._of = {
+            name: Sampler(of_backbone(space, name), direction, seed, kind, of_trials(trials, name))
+            for name in backbones
+        }
+
+    def ask(self, number: int, backbone: str) -> Point:
+        """A point for the next trial, of a backbone. Raises `Exhausted` as `Sampler.ask` does."""
+        return self._of[backbone].ask(number)
+
+    def ask_like(self, number: int, point: Point) -> Point | None:
+        """As `Sampler.ask_like`, of the point's backbone."""
+        return self._of[str(point["backbone"])].ask_like(number, point)
+
+    def distributions(self, point: Point) -> dict[str, BaseDistribution]:
+        """By key, of the dimensions that were asked for a point in the whole space, as the record has them."""
+        return _distributions(self.space, point)
+
+    def end(self, trial: Trial) -> None:
+        self._of[str(trial.point["backbone"])].end(trial)
+
+    def add(self, trial: Trial) -> None:
+        self._of[str(trial.point["backbone"])].add(trial)
+
+
+def of_trials(trials: Sequence[Trial], backbone: str) -> list[Trial]:
+    """The trials of one backbone."""
+    return [trial for trial in trials if trial.point["backbone"] == backbone]
+
+
+def sampler_of(
+    config: SearchConfig, space: Space, direction: Direction, trials: Sequence[Trial]
+) -> Sampler | Comparing:
+    """A search's sampler over its record."""
+    if config.strategy == "compare":
+        return Comparing(space, direction, config.seed, config.sampler, trials, config.backbones)
+    return Sampler(space, direction, config.seed, config.sampler, trials)
+
+
+def _distributions(space: Space, point: Point) -> dict[str, BaseDistribution]:
+    return {d.key: distribution(d) for d in space.asked(point)}
 
 
 def _defined(trial: Trial) -> dict[int, float]:

@@ -10,7 +10,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ray.tune.execution.tune_controller import TuneController
@@ -20,12 +20,13 @@ from ray.tune.search import Searcher
 
 from search import rungs
 from search.record import Epoch, State, Trial
-from search.sampler import Exhausted, Sampler
+from search.sampler import Comparing, Exhausted, Sampler, of_trials
 from search.study import Study
 from spaces.config import Direction, SearchConfig
 from spaces.dimensions import Point
 
 log = logging.getLogger(__name__)
+FIRST = "first configurations"
 
 
 class Driver:
@@ -36,21 +37,27 @@ class Driver:
         config: SearchConfig,
         direction: Direction,
         study: Study,
-        sampler: Sampler,
+        sampler: Sampler | Comparing,
         first: list[Point],
         order: Callable[[list[Trial]], dict[str, Any]],
+        halt: Callable[[int], None] = lambda number: None,
+        group: int = 1,
     ) -> None:
         """
         Args:
             first: configurations to be tried before the sampler is asked.
             order: what is sent to an actor for the trials of a job (a trainables.job.JobOrder).
+            halt: lets the actor know that one trial of a job isn't to go on.
+            group: trials that one job may train in one pass, where they differ in nothing but their heads.
         """
         self.config, self.direction, self.study, self.sampler = config, direction, study, sampler
-        self.first, self.order = first, order
+        self.first, self.order, self.halt, self.group = first, order, halt, group
         self.unfinished = _jobs([t for t in study.trials if not t.state.terminal])
         self.deadline = time.monotonic() + config.budget.hours * 3600 if config.budget.hours else None
         self.stopping = threading.Event()
         self.notice = ""
+        self.exhausted: dict[str, int] = {}
+        """Backbones of which every configuration was tried, after how many trials."""
         self.seconds = 0.0
         """Time spent in here: what the record costs the driver."""
 
@@ -74,39 +81,100 @@ class Driver:
         number = len(self.study.trials)
         if number >= self.config.budget.trials:
             return None
-        if number < len(self.first):
-            point, why = self.first[number], "first configurations"
-        else:
-            try:
-                point, why = self.sampler.ask(number), self.config.sampler
-            except Exhausted:
-                self.notice = f"every configuration of this space was tried after {number} trials"
-                return None
+        found = self._next_compared(number) if isinstance(self.sampler, Comparing) else self._next_free(number)
+        if found is None:
+            return None
+        point, why = found
+        job = [self._add(point, why, f"job-{number:05d}")]
+        if shares_a_pass(point):
+            for like in self._companions(point, number):
+                job.append(self._add(like, self.config.sampler, job[0].job))
+        return self.order(job)
+
+    def _add(self, point: Point, why: str, job: str) -> Trial:
         trial = self.study.add(
             point,
             self.sampler.space.keyed(point),
             self.sampler.distributions(point),
-            seed=self.config.seed + number,
-            job=f"job-{number:05d}",
+            seed=self.config.seed + len(self.study.trials),
+            job=job,
             why=why,
         )
-        if why == "first configurations":
+        if why == FIRST:
             self.sampler.add(trial)
-        return self.order([trial])
+        return trial
 
-    def told(self, message: dict[str, Any]) -> bool:
-        """Writes what a job told (see trainables.job). Returns whether the job goes on."""
+    def _companions(self, point: Point, number: int) -> Iterator[Point]:
+        """Points of the sampler's that train in one pass with this one, which has just been added. Each is to be added
+        before the next is asked for."""
+        room, added, first = self.config.budget.trials - number - 1, number + 1, len(self.first)
+        if isinstance(self.sampler, Comparing):
+            name = str(point["backbone"])
+            added, first = len(of_trials(self.study.trials, name)), len(of_points(self.first, name))
+            room = self.config.budget.trials // len(self.config.backbones) - added
+        started = added < first  # these come first, by themselves
+        for _ in range(0 if started else min(self.group - 1, room)):
+            like = self.sampler.ask_like(len(self.study.trials), point)
+            if like is None:
+                return
+            yield like
+
+    def _next_free(self, number: int) -> tuple[Point, str] | None:
+        """The next point, and where it comes from: first configurations, then the sampler."""
+        assert isinstance(self.sampler, Sampler)
+        if number < len(self.first):
+            return self.first[number], FIRST
+        try:
+            return self.sampler.ask(number), self.config.sampler
+        except Exhausted:
+            self.notice = f"every configuration of this space was tried after {number} trials"
+            return None
+
+    def _next_compared(self, number: int) -> tuple[Point, str] | None:
+        """As `_next_free`, for the backbone with fewest trials: each gets the same number of them, in turn, whatever
+        becomes of them. Follows from the record alone, so that a resumed search deals on where it was."""
+        assert isinstance(self.sampler, Comparing)
+        share = self.config.budget.trials // len(self.config.backbones)
+        had = {name: len(of_trials(self.study.trials, name)) for name in self.config.backbones}
+        for name in sorted(had, key=lambda one: had[one]):  # of equals the first in the settings: sorting is stable
+            own = of_points(self.first, name)
+            if had[name] >= share:
+                continue
+            if had[name] < len(own):
+                return own[had[name]], FIRST
+            try:
+                return self.sampler.ask(number, name), self.config.sampler
+            except Exhausted:
+                self.exhausted[name] = had[name]
+        if self.exhausted:
+            shown = ", ".join(f"{name} after {count}" for name, count in self.exhausted.items())
+            self.notice = f"not every backbone got {share} trials, since every configuration was tried: {shown} trials"
+        return None
+
+    def told(self, messages: list[dict[str, Any]], job: Sequence[int]) -> bool:
+        """Writes what a job of these trials told (see trainables.job). Returns whether the job goes on."""
+        for message in messages:
+            self._told(message)
+            if self.study.trials[message["trial"]].state is State.PRUNED and len(job) > 1:
+                self.halt(message["trial"])
+        if any("end" in message for message in messages):
+            return True  # it closes itself
+        if all(self.study.trials[number].state.terminal for number in job):
+            return False
+        return not self.stopping.is_set() and not self.out_of_time
+
+    def _told(self, message: dict[str, Any]) -> None:
         number = message["trial"]
         if "epoch" in message:
             self.study.epoch(number, Epoch.from_plain(message["epoch"]))
             if message["epoch"]["epoch"] < self.study.trials[number].done and "end" not in message:
-                return True  # told again by a trial that goes on: it was decided upon before
+                return  # told again by a trial that goes on: it was decided upon before
         if "end" in message:
             end = message["end"]
             self.end(number, State(end["state"]), end["cause"], end["value"])
-            return True
+            return
         if self.study.trials[number].state.terminal:
-            return False
+            return
         decision = rungs.decide(
             self.study.trials,
             number,
@@ -114,10 +182,11 @@ class Driver:
             epochs=self.config.budget.epochs,
             stopping=self.config.stopping,
             direction=self.direction,
+            strategy=self.config.strategy,
+            folds=self.config.dataset.split.folds,
         )
         if not decision.go_on:
             self.end(number, State.PRUNED, decision.cause)
-        return decision.go_on and not self.stopping.is_set() and not self.out_of_time
 
     def end(self, number: int, state: State, cause: str, value: float | None = None) -> None:
         if not self.study.trials[number].state.terminal:
@@ -138,7 +207,7 @@ class RecordScheduler(FIFOScheduler):
         if "message" not in result:  # Tune's own closing message of a function
             return TrialScheduler.CONTINUE
         started = time.perf_counter()
-        goes_on = self.driver.told(json.loads(result["message"]))
+        goes_on = self.driver.told(json.loads(result["message"]), _numbers(trial))
         self.driver.seconds += time.perf_counter() - started
         return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
 
@@ -172,6 +241,16 @@ class RecordSearcher(Searcher):
     def save(self, checkpoint_path: str) -> None: ...
 
     def restore(self, checkpoint_path: str) -> None: ...
+
+
+def of_points(points: Sequence[Point], backbone: str) -> list[Point]:
+    """The points of one backbone."""
+    return [point for point in points if point["backbone"] == backbone]
+
+
+def shares_a_pass(point: Point) -> bool:
+    """Whether trials that differ from this one in their heads alone can be trained in one pass with it."""
+    return point.get("trained_blocks") == 0 and point.get("head", "linear") == "linear"
 
 
 def _numbers(trial: TuneTrial) -> list[int]:

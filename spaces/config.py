@@ -19,14 +19,28 @@ METRICS = {
     "accuracy": "maximize",
     "balanced_accuracy": "maximize",
     "macro_auroc": "maximize",
+    "macro_average_precision": "maximize",
     "quadratic_weighted_kappa": "maximize",
     "macro_f1": "maximize",
 }
-Metric = Literal["accuracy", "balanced_accuracy", "macro_auroc", "quadratic_weighted_kappa", "macro_f1"]
+Metric = Literal[
+    "accuracy", "balanced_accuracy", "macro_auroc", "macro_average_precision", "quadratic_weighted_kappa", "macro_f1"
+]
 Direction = Literal["maximize", "minimize"]
 Head = Literal["linear", "bn_linear", "attentive", "deit"]
 Adapter = Literal["none", "lora", "dora"]
 AdapterTargets = Literal["all", "attention"]
+Loss = Literal["cross_entropy", "ordinal", "regression"]
+ClassWeights = Literal["none", "effective", "inverse"]
+Sampling = Literal["natural", "balanced"]
+Uncertain = Literal["ignore", "zeros", "ones", "mixed", "smooth"]
+Blank = Literal["zeros", "ignore"]
+Strategy = Literal["free", "compare"]
+Crop = Literal["none", "breast", "disc"]
+Side = Literal["keep", "left"]
+Protocol = Literal["own", "paper"]
+Value = Literal["last", "best"]
+Schedule = Literal["cosine", "constant"]
 
 
 class SplitConfig(Strict):
@@ -39,6 +53,15 @@ class SplitConfig(Strict):
     seed: int = Field(default=0, ge=0)
     official: bool = True
     """Use the dataset's own split where it has one."""
+    folds: int = Field(default=1, ge=1, le=10)
+    """Above 1: training and validation rows are divided into that many folds, and a trial's value is the mean over
+    them."""
+    by: Literal["group", "image", "order"] = "group"
+    """What stays together. `image`: nothing does, so that images of one patient or lesion stand in several parts;
+    `order`: the first rows in the order of their paths are validation, the next ones test. Both aren't stratified, take
+    `validation` and `test` as shares of all images, and are for `protocol: paper` alone."""
+    rows: Literal["all", "train"] = "all"
+    """`train`: only the training rows of the dataset's own split are divided, the others are in no part."""
 
 
 class DatasetConfig(Strict):
@@ -52,8 +75,19 @@ class DatasetConfig(Strict):
     """The reader's own options."""
     policy: str | None = None
     """Augmentation policy (spaces/policies.yaml); the reader's own by default."""
+    augmentation: dict[str, Any] = {}
+    """Ranges of a policy (fields of spaces.policy.Policy) that differ in this search; what passes the modality's limits
+    is refused unless it is named under `force`."""
     fit: Literal["stretch", "pad", "crop"] = "stretch"
     """How an image takes the input's shape: stretched to it, padded with black around it, or its centre cropped."""
+    centre: float = Field(default=1, gt=0, le=1)
+    """Share of each side that is kept of what `fit` gives: with 0.875, an image is fitted to 256 pixels for an input of
+    224, and the middle is cut out."""
+    crop: Crop | None = None
+    """What is cut out before: the breast of a mammogram, the disc of a fundus photograph; the reader's own by
+    default."""
+    side: Side = "keep"
+    """`left`: a breast at the right edge is mirrored, so that all look alike. Only with `crop: breast`."""
     split: SplitConfig = SplitConfig()
 
 
@@ -122,9 +156,24 @@ class SearchConfig(Strict):
     """Optuna storage URL of the record; a journal file in the search's folder by default."""
     cache: str | None = None
     """Folder of decoded pixels; `<storage>/cache` by default."""
+    activations: float | Literal["auto"] = Field(default="auto")
+    """GiB that activations of frozen blocks may take in the cache of a machine, 0 for none; `auto`: 40% of what is free
+    there."""
     mlflow: str = "local"
     """`local` (SQLite beside the searches), `off`, or a tracking URI."""
     seed: int = Field(default=0, ge=0, lt=2**31)
+    strategy: Strategy = "free"
+    """`compare`: every backbone gets as many trials, with a sampler of its own, so that they can be compared."""
+    protocol: Protocol = "own"
+    """`paper`: splits, labels, learning rate, augmentation and choice of epoch as in a paper (spaces/protocols), for
+    comparison with its figures."""
+
+    @field_validator("activations")
+    @classmethod
+    def _not_negative(cls, value: float | str) -> float | str:
+        if isinstance(value, float) and value < 0:
+            raise ValueError("should be 0 or more, or auto")
+        return value
 
     @field_validator("name")
     @classmethod
@@ -148,6 +197,15 @@ class SearchConfig(Strict):
             raise ValueError(f"direction should be {METRICS[self.metric]} for {self.metric}")
         return self
 
+    @model_validator(mode="after")
+    def _no_leak_unless_asked_for(self) -> SearchConfig:
+        if self.dataset.split.by != "group" and self.protocol == "own":
+            raise ValueError(
+                f"dataset.split.by: {self.dataset.split.by} puts images of one patient or lesion into several parts, "
+                "which is for protocol: paper alone; leave it out"
+            )
+        return self
+
     def plain(self) -> dict[str, Any]:
         return self.model_dump(mode="json", by_alias=True)
 
@@ -169,6 +227,8 @@ class TrialConfig(Strict):
     """Height and width of the input in pixels."""
     policy: str
     """Augmentation policy."""
+    augmentation: dict[str, Any] = {}
+    """The search's own ranges, laid over the policy's."""
     level: int = Field(default=0, ge=0, le=3)
     """Strength of the augmentation; 0 is none."""
     head: Head = "linear"
@@ -199,6 +259,31 @@ class TrialConfig(Strict):
     drop_path: float = Field(default=0.0, ge=0, lt=1)
     ema: float = Field(default=0.0, ge=0, lt=1)
     """Averaging time of the weights' exponential moving average as a share of all steps; 0 is off."""
+    views: int = Field(default=0, ge=0)
+    """Augmented views of the training set that epochs take in turn; 0: each epoch has one of its own."""
+    view_seed: int | None = Field(default=None, ge=0)
+    """Seed of the views: the search's, so that its trials share them; the trial's own by default."""
+    loss: Loss = "cross_entropy"
+    """Cross-entropy (multilabel: of each finding, where it is known); for grades also `ordinal`, which learns in how
+    far each grade is passed (CORN; Shi et al. 2023), and `regression`, whose thresholds are fitted on validation."""
+    focal: float = Field(default=0.0, ge=0, le=5)
+    """Gamma of the focal loss (Lin et al. 2017); 0 is off."""
+    class_weights: ClassWeights = "none"
+    """Weights of classes in the loss: by their inverse frequency, or by their effective number (Cui et al. 2019)."""
+    logit_adjustment: float = Field(default=0.0, ge=0, le=2)
+    """Share of the classes' log frequencies added to the logits in training (Menon et al. 2021); 0 is off."""
+    sampling: Sampling = "natural"
+    """`balanced`: an epoch draws as many images as there are, each class equally often."""
+    uncertain: Uncertain = "mixed"
+    """How findings that a report is unsure of are learned: left out, as 0, as 1, as 1 for atelectasis and oedema and 0
+    for others, or as a number between .55 and .85 (Pham et al. 2021)."""
+    blank: Blank = "zeros"
+    """How findings that a report doesn't mention are learned."""
+    schedule: Schedule = "cosine"
+    """How the learning rate goes on after the warm-up: along half a cosine to 0, or as it is."""
+    value: Value = "last"
+    """The trial's value and weights: of its last epochs, or of its best epoch on validation, which is a second maximum
+    over noise and for `protocol: paper` alone."""
 
     @field_validator("resolution", mode="before")
     @classmethod

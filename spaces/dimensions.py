@@ -176,6 +176,15 @@ class Space(Strict):
 
         return extend(dict(self.fixed), 0)
 
+    def offered(self, name: str) -> tuple[Value, ...]:
+        """Every value that a dimension can take, of a range its ends; none where it is left out."""
+        values: dict[Value, None] = {self.fixed[name]: None} if name in self.fixed else {}
+        for dimension in self.dimensions:
+            if dimension.name == name:
+                choices = dimension.choices if isinstance(dimension, Choice) else (dimension.low, dimension.high)
+                values |= dict.fromkeys(choices)
+        return tuple(values)
+
     def keyed(self, point: Mapping[str, Value]) -> dict[str, Value]:
         """The asked values of a point by key, without what is fixed."""
         return {d.key: point[d.name] for d in self.asked(point)}

@@ -25,8 +25,10 @@ from spaces.backbone import BackboneSpec, backbone, is_family_or_backbone, piece
 from spaces.config import SearchConfig, TrialConfig, parse_resolution
 from spaces.dimensions import AnyDimension, Choice, Condition, Float, Int, Point, Space, Value
 from spaces.mistakes import Mistake, nearest
+from spaces.protocol import trial_fields
 
 KINDS: dict[str, type[Float] | type[Int]] = {"float": Float, "int": Int}
+WISHES = "where_asked"  # of a shipped configuration
 Definitions = dict[str, Any]  # key -> definition, in the order of asking
 
 
@@ -89,6 +91,9 @@ def assemble(config: SearchConfig) -> Space:
 def first_points(config: SearchConfig, space: Space, training_images: int) -> list[Point]:
     """Configurations to try before the sampler is asked: the person's own, then the shipped ones that lie in the space.
 
+    Shipped ones are chosen by the dataset's policy or by its size (spaces/first.yaml). Where backbones are compared,
+    one that none of them is for starts from its space's defaults, so that each has something to start from.
+
     Raises:
         Mistake: one of the person's own doesn't lie in the space.
     """
@@ -101,15 +106,46 @@ def first_points(config: SearchConfig, space: Space, training_images: int) -> li
         raise Mistake(*problems)
     partial: list[Mapping[str, Value]] = list(config.first)
     if config.expert_first:
-        shipped = piece("first.yaml")
-        size = next(s for s in ("small", "middle", "large") if training_images <= shipped[s].get("up_to", float("inf")))
-        partial += [p for p in shipped[size]["configurations"] if not space.problems(p)]
+        partial += _shipped(space, config.dataset.policy, training_images)
+        if config.strategy == "compare":
+            started = {own.get("backbone", config.backbones[0]) for own in partial}
+            partial += [{"backbone": name} for name in config.backbones if name not in started]
     points: list[Point] = []
     for own in partial:
         point = space.complete(own)
         if point not in points:
             points.append(point)
     return points
+
+
+def _shipped(space: Space, policy: str | None, training_images: int) -> list[Mapping[str, Value]]:
+    """Shipped configurations that lie in the space, with those of their wishes (`where_asked`) that it asks for."""
+    lists = piece("first.yaml")
+    of_policy = next((lists[key] for key in lists if "policy" in lists[key] and lists[key]["policy"] == policy), None)
+    sizes = (lists[key] for key in ("small", "middle", "large"))
+    chosen = of_policy or next(s for s in sizes if training_images <= s.get("up_to", float("inf")))
+    found: list[Mapping[str, Value]] = []
+    for shipped in chosen["configurations"]:
+        own = {name: value for name, value in shipped.items() if name != WISHES}
+        if space.problems(own):
+            continue
+        for name, value in shipped.get(WISHES, {}).items():
+            if not space.problems({**own, name: value}):
+                own[name] = value
+        found.append(own)
+    return found
+
+
+def of_backbone(space: Space, name: str) -> Space:
+    """The part of a space that belongs to one backbone, which is fixed in it. Keys stay as they are."""
+    dimensions = []
+    for dimension in space.dimensions:
+        if dimension.name == "backbone":
+            continue
+        others = {other: condition for other, condition in dimension.when.items() if other != "backbone"}
+        if "backbone" not in dimension.when or dimension.when["backbone"].holds(name):
+            dimensions.append(dimension.model_copy(update={"when": others}))
+    return Space(dimensions=tuple(dimensions), fixed={**space.fixed, "backbone": name})
 
 
 def trial_config(
@@ -125,7 +161,8 @@ def trial_config(
     """
     name = str(point["backbone"])
     weights = config.weights if isinstance(config.weights, str) else config.weights.get(name, "pretrained")
-    settings = {"policy": policy, **point}
+    settings = {"policy": policy, "augmentation": config.dataset.augmentation, "view_seed": config.seed}
+    settings |= {**trial_fields(config), **point}
     return TrialConfig.model_validate(
         {"weights": weights, "metric": metric, "epochs": config.budget.epochs, "seed": seed, **settings}
     )

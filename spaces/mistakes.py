@@ -9,14 +9,24 @@ from collections.abc import Iterable
 class Mistake(Exception):
     """One or several mistakes in what a person asked for. The command line prints one line each and exits with 2."""
 
-    def __init__(self, *sentences: str) -> None:
+    def __init__(self, *sentences: str, full: Iterable[str] = ()) -> None:
+        """
+        Args:
+            sentences: what is printed.
+            full: every sentence, where `sentences` only counts some of a kind; by default the same.
+        """
         if not sentences:
             raise ValueError("a Mistake needs at least one sentence")
         self.sentences = sentences
+        self.full = tuple(full) or sentences
         super().__init__("\n".join(sentences))
 
-    def __reduce__(self) -> tuple[type[Mistake], tuple[str, ...]]:
-        return type(self), self.sentences
+    def __reduce__(self) -> tuple[object, ...]:
+        return _again, (self.sentences, self.full)
+
+
+def _again(sentences: tuple[str, ...], full: tuple[str, ...]) -> Mistake:
+    return Mistake(*sentences, full=full)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -1,9 +1,14 @@
-"""Augmentation policies: what may be done to an image of a modality, by level. A table in spaces/policies.yaml."""
+"""Augmentation policies: what may be done to an image of a modality, by level. A table in spaces/policies.yaml.
+
+A search may lay ranges of its own over a policy (`dataset.augmentation`). What makes no sense for the modality is
+refused with the reason, unless it is forced by name: `augmentation: {upright: false, force: [upright]}`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -12,6 +17,8 @@ from spaces.mistakes import Mistake, nearest
 from spaces.strict import Strict
 
 LEVELS = 3
+FORCE, LIMITS = "force", "limits"
+WHERE = "dataset.augmentation"
 
 
 class Policy(Strict):
@@ -50,18 +57,74 @@ class Policy(Strict):
         )
 
 
+class Limit(Strict):
+    """How far a range may go for a modality."""
+
+    only: bool | None = None
+    most: float | None = None
+    least: float | None = None
+    why: str
+
+    def allows(self, value: Any) -> bool:
+        if self.only is not None:
+            return bool(value == self.only)
+        return (self.most is None or value <= self.most) and (self.least is None or value >= self.least)
+
+    def expected(self) -> str:
+        if self.only is not None:
+            return str(self.only).lower()
+        return f"at most {self.most:g}" if self.most is not None else f"at least {self.least:g}"
+
+
 @cache
 def policies() -> dict[str, Policy]:
-    return {name: Policy.parse(data, f"spaces/policies.yaml: {name}") for name, data in piece("policies.yaml").items()}
+    """The shipped policies by name."""
+    return {
+        name: Policy.parse({k: v for k, v in data.items() if k != LIMITS}, f"spaces/policies.yaml: {name}")
+        for name, data in piece("policies.yaml").items()
+    }
 
 
-def policy(name: str) -> Policy:
-    """A policy by name.
+@cache
+def limits(name: str) -> dict[str, Limit]:
+    """What may not be passed in a shipped policy, by the range's name."""
+    of_policy = piece("policies.yaml")[name].get(LIMITS, {})
+    return {field: Limit.parse(data, f"spaces/policies.yaml: {name}: {field}") for field, data in of_policy.items()}
+
+
+def policy(name: str, changes: Mapping[str, Any] | None = None) -> Policy:
+    """A policy by name, with a search's own ranges laid over it.
+
+    Args:
+        changes: fields of `Policy`; under `force`, the names of those that may pass the policy's limits.
 
     Raises:
-        Mistake: there is none of that name.
+        Mistake: there is no policy of that name, changes make no sense, or pass a limit that isn't forced.
     """
-    try:
+    if name not in policies():
+        raise Mistake(f'unknown augmentation policy "{name}".{nearest(name, policies())}')
+    if not changes:
         return policies()[name]
-    except KeyError:
-        raise Mistake(f'unknown augmentation policy "{name}".{nearest(name, policies())}') from None
+    own = {field: value for field, value in changes.items() if field != FORCE}
+    forced = changes.get(FORCE, [])
+    if not isinstance(forced, list | tuple) or not all(isinstance(field, str) for field in forced):
+        raise Mistake(f"{WHERE}: {FORCE}: expected a list of names, found {forced!r}.")
+    problems = [
+        f'{WHERE}: {FORCE}: "{field}" isn\'t among the ranges that are changed.{nearest(field, own)}'
+        for field in forced
+        if field not in own
+    ]
+    try:
+        changed = Policy.parse({**policies()[name].plain(), **own}, WHERE)
+    except Mistake as mistake:
+        raise Mistake(*problems, *mistake.sentences) from None
+    for field, limit in limits(name).items():
+        value = getattr(changed, field)
+        if field in own and not limit.allows(value) and field not in forced:
+            problems.append(
+                f"{WHERE}: {field} is {str(value).lower()}, but {name} allows {limit.expected()}: {limit.why}. Leave "
+                f"it out, or insist by name: force: [{field}]."
+            )
+    if problems:
+        raise Mistake(*problems)
+    return changed

@@ -21,9 +21,10 @@ from trainables.loop import EpochReport, Outcome, fine_tune
 from trainables.model import merged
 from trainables.model_folder import Trained, save_model
 from trainables.place import Place
+from trainables.predictions import Predictions, numbers_of
 
 Fit = Literal["train", "all"]
-RESULT, MODEL = "run.json", "model"
+RESULT, MODEL, VALIDATION = "run.json", "model", "validation.npz"
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,10 @@ def _write(folder: Path, order: RunOrder, config: TrialConfig, data: TrialData, 
     used = merged(outcome.model, config)  # adapters become part of the weights: nobody needs them to use the model
     trained = Trained(outcome.model, used, data.classes, data.task, pixel_spec(dataset, config.resolution))
     save_model(folder / MODEL, trained, {"seed": config.seed, "fit": order.fit})
+    if order.fit == "train":
+        units = data.validation.units
+        groups = numbers_of(units.groups)
+        Predictions(outcome.probabilities, units.truth, groups, groups * 0).save(folder / VALIDATION)
     write_json(
         folder / RESULT,
         {

@@ -1,4 +1,4 @@
-"""Heads: what turns a backbone's features into logits."""
+"""Heads: what turns a backbone's features into outputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from spaces.backbone import BackboneSpec
 from spaces.config import Head
-from trainables.backbones import Features
 
 HEAD_WIDTH = 64
 """Channels of one attention head, as in vision transformers of all sizes."""
@@ -26,13 +25,13 @@ class LinearHead(nn.Module):
 
     reads_tokens = False
 
-    def __init__(self, width: int, classes: int, normalised: bool = False) -> None:
+    def __init__(self, width: int, outputs: int, normalised: bool = False) -> None:
         super().__init__()
         self.norm: nn.Module = nn.BatchNorm1d(width, affine=False, eps=1e-6) if normalised else nn.Identity()
-        self.linear = _linear(width, classes)
+        self.linear = _linear(width, outputs)
 
-    def forward(self, features: Features) -> Tensor:
-        return self.linear(self.norm(features.pooled))
+    def forward(self, pooled: Tensor) -> Tensor:
+        return self.linear(self.norm(pooled))
 
 
 class AttentiveHead(nn.Module):
@@ -46,16 +45,16 @@ class AttentiveHead(nn.Module):
 
     reads_tokens = True
 
-    def __init__(self, width: int, classes: int) -> None:
+    def __init__(self, width: int, outputs: int) -> None:
         super().__init__()
         heads = next(count for count in range(max(1, width // HEAD_WIDTH), 0, -1) if width % count == 0)
         self.pool = AttentionPoolLatent(width, out_features=0, num_heads=heads, q_proj=False)
         nn.init.trunc_normal_(self.pool.kv.weight, std=0.02)
         nn.init.zeros_(self.pool.kv.bias)
-        self.linear = _linear(width, classes)
+        self.linear = _linear(width, outputs)
 
-    def forward(self, features: Features) -> Tensor:
-        return self.linear(self.pool(features.tokens))
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.linear(self.pool(tokens))
 
 
 class DeitHead(nn.Module):
@@ -70,44 +69,44 @@ class DeitHead(nn.Module):
 
     reads_tokens = True
 
-    def __init__(self, width: int, classes: int, depth: int = 12, inner: int = 768, heads: int = 12) -> None:
+    def __init__(self, width: int, outputs: int, depth: int = 12, inner: int = 768, heads: int = 12) -> None:
         super().__init__()
         self.project = nn.Sequential(nn.Linear(width, inner), nn.LayerNorm(inner, eps=1e-6))
         self.cls_token = nn.Parameter(torch.zeros(1, 1, inner))
         self.blocks = nn.Sequential(*(Block(inner, heads, qkv_bias=True) for _ in range(depth)))
         self.norm = nn.LayerNorm(inner, eps=1e-6)
-        self.linear = _linear(inner, classes)
+        self.linear = _linear(inner, outputs)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, features: Features) -> Tensor:
-        tokens_BNC = self.project(features.tokens)
+    def forward(self, tokens: Tensor) -> Tensor:
+        tokens_BNC = self.project(tokens)
         x_BTC = torch.cat([self.cls_token.expand(len(tokens_BNC), -1, -1).to(tokens_BNC.dtype), tokens_BNC], dim=1)
         return self.linear(self.norm(self.blocks(x_BTC)[:, 0]))
 
 
 HEADS: dict[Head, Callable[[BackboneSpec, int], nn.Module]] = {
-    "linear": lambda spec, classes: LinearHead(spec.width, classes),
-    "bn_linear": lambda spec, classes: LinearHead(spec.width, classes, normalised=True),
-    "attentive": lambda spec, classes: AttentiveHead(spec.token_width or spec.width, classes),
-    "deit": lambda spec, classes: DeitHead(spec.token_width or spec.width, classes),
+    "linear": lambda spec, outputs: LinearHead(spec.width, outputs),
+    "bn_linear": lambda spec, outputs: LinearHead(spec.width, outputs, normalised=True),
+    "attentive": lambda spec, outputs: AttentiveHead(spec.token_width or spec.width, outputs),
+    "deit": lambda spec, outputs: DeitHead(spec.token_width or spec.width, outputs),
 }
 
 
-def build_head(kind: Head, spec: BackboneSpec, classes: int) -> nn.Module:
-    """A head that maps `Features` to logits [B, classes], initialised from torch's global random state.
+def build_head(kind: Head, spec: BackboneSpec, outputs: int) -> nn.Module:
+    """A head that maps a backbone's feature to outputs [B, outputs], initialised from torch's global random state.
 
-    Its `reads_tokens` says whether it reads the tokens instead of the pooled feature.
+    Its `reads_tokens` says whether it reads the tokens [B, N, C] instead of the pooled feature [B, C].
 
     Raises:
-        ValueError: fewer than two classes.
+        ValueError: no outputs.
     """
-    if classes < 2:
-        raise ValueError(f"classes: expected at least 2, found {classes}")
-    return HEADS[kind](spec, classes)
+    if outputs < 1:
+        raise ValueError(f"outputs: expected at least 1, found {outputs}")
+    return HEADS[kind](spec, outputs)
 
 
 def _linear(width: int, classes: int) -> nn.Linear:

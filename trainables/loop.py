@@ -20,22 +20,24 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 
-from spaces.config import TrialConfig
+from spaces.config import METRICS, TrialConfig
 from spaces.strict import digest
 from trainables import checkpoint as checkpoints
-from trainables.augment import Augment, draws
+from trainables.augment import Augment
 from trainables.average import Average
+from trainables.best_epoch import BestEpoch
 from trainables.checkpoint import Checkpoint
-from trainables.data.order import global_batches, rank_share, sample_order
+from trainables.data.order import epoch_order, global_batches, rank_share
 from trainables.data.parts import Part, TrialData
+from trainables.data.strata import strata_of
 from trainables.freezing import parameter_groups
 from trainables.intervals import standard_error
-from trainables.losses import MixedForward, Mixup, cross_entropy, mix, targets
 from trainables.metrics import Undefined, compute, summary
-from trainables.model import Model, build_model, load_trained_state, trained_state
+from trainables.mixup import MixedForward, Mixup, mix
+from trainables.model import Model, averaged_state, build_model, load_trained_state, trained_state
 from trainables.place import Place
+from trainables.prefix import BATCH, ActivationStore, Counts, Prefix
 
-EVALUATION_BATCH = 256
 ALONE = Place()
 LAST = 3  # epochs that a value without an average is the mean of
 
@@ -70,8 +72,10 @@ class Outcome:
     """None where nothing is validated."""
     reports: tuple[EpochReport, ...]
     probabilities: np.ndarray
-    """Of the validation set, float32 [N, classes], in the order of its rows."""
+    """Of the validation set's units, float32 [U, classes]."""
     model: Model
+    counts: Counts
+    """Of training images: how much of the frozen part was computed, and how much of it was there."""
 
 
 class Diverged(Exception):
@@ -89,6 +93,8 @@ def fine_tune(
     report: Callable[[EpochReport], None] = lambda _: None,
     place: Place = ALONE,
     judged: bool = True,
+    store: ActivationStore | None = None,
+    pause: float = 0,
 ) -> Outcome:
     """One trial: trains, evaluates after every epoch, goes on from its newest checkpoint where there is one.
 
@@ -100,15 +106,21 @@ def fine_tune(
             first again for the epochs that were done.
         judged: whether the validation part is apart from the training part, so that the outcome has a value.
         place: device and rank.
+        store: where activations of frozen blocks are kept; None computes them in every step.
+        pause: seconds between checkpoints, at least; what was done since the last one is reported with the next.
 
     Raises:
         Diverged: with the step at which the loss stopped being finite.
         Infeasible: with what doesn't fit.
     """
     torch.manual_seed(config.seed)
-    model = build_model(config, len(data.classes)).to(place.device)
+    model = build_model(config, len(data.classes), data.task).to(place.device)
     torch.manual_seed(config.seed + place.rank)  # drop-path differs between workers
-    augment, mixup = Augment(config), Mixup(config)
+    mixup = Mixup(config)
+    prefix = Prefix(model, config, data.train, place, Augment(config), store)
+    validation = Prefix(model, config, data.validation, place, store=store)
+    masses = model.output.masses(data.train.labels, data.classes)
+    strata = strata_of(data.train.labels.numpy())
     optimizer = torch.optim.AdamW(
         parameter_groups(
             model,
@@ -123,78 +135,108 @@ def fine_tune(
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     steps_an_epoch = len(global_batches(np.arange(len(data.train)), config.batch_size))
     steps = steps_an_epoch * config.epochs
-    schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, steps, config.warmup))
-    average = Average(trained_state(model), span=config.ema * steps) if config.ema else None
+    schedule = LambdaLR(optimizer, lambda step: rate_share(config, step, steps))
+    average = Average(averaged_state(model), span=config.ema * steps) if config.ema else None
     forward: nn.Module = MixedForward(model)
     if place.world > 1:
         forward = DistributedDataParallel(forward)
-    state = _Resumable(config, data, folder, model, optimizer, schedule, average, place)
+    best = BestEpoch(config.metric) if config.value == "best" and judged else None
+    state = _Resumable(config, data, folder, model, optimizer, schedule, average, best, place)
     reports: list[EpochReport] = state.restore()
     probabilities = np.empty((0, len(data.classes)), np.float32)
 
     for earlier in reports if place.first else ():
         report(earlier)  # the process may have died between an epoch's checkpoint and its report
 
+    told, saved_at = len(reports), time.monotonic()
     for epoch in range(len(reports), config.epochs):
         started = time.time()
         model.train()
         losses = torch.zeros(steps_an_epoch, device=place.device)
-        view, shares = draws(config.seed, epoch, len(data.train)), mixup.shares(epoch, len(data.train))
-        order = sample_order(config.seed, epoch, len(data.train))
+        prefix.look_at(epoch)
+        shares = mixup.shares(epoch, len(data.train))
+        order = epoch_order(config.seed, epoch, strata, config.sampling)
         for step, batch in enumerate(global_batches(order, config.batch_size)):
             rows = torch.from_numpy(rank_share(batch, place.rank, place.world))
-            images = augment(data.train.pixels[rows].to(place.device, non_blocking=True), view[rows])
-            wanted = targets(data.train.labels[rows].to(place.device), len(data.classes), config.label_smoothing)
+            given = prefix(rows)
+            wanted = masses[rows].to(place.device, non_blocking=True)
             share = shares[rows].to(place.device) if shares is not None else None
             with torch.autocast(place.device.type, torch.bfloat16, enabled=place.device.type == "cuda"):
-                logits = forward(images, share)
-            loss = cross_entropy(logits, wanted if share is None else mix(wanted, share)) / len(batch)
+                outputs = forward(given, share)
+            loss = model.output.loss(outputs, wanted if share is None else mix(wanted, share)) / len(batch)
             (loss * place.world).backward()  # DDP takes the mean over workers, each of which has a part of the sum
             nn.utils.clip_grad_norm_(trained, config.clip)
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
             if average:
-                average.update(trained_state(model))
+                average.update(averaged_state(model))
             losses[step] = loss.detach()
 
         step_losses = place.sum(losses).cpu()
         _refuse_divergence(step_losses, epoch * steps_an_epoch)
-        with average.in_place_of(trained_state(model)) if average else nullcontext():
-            probabilities = predict(model, data.validation, place)
-        if not np.isfinite(probabilities).all():  # the epoch's last step alone can do that
-            raise Diverged(f"the predictions weren't finite after step {(epoch + 1) * steps_an_epoch}")
-        reports.append(_evaluated(epoch + 1, config, data, probabilities, step_losses, started))
-        state.save(reports, probabilities)
-        if place.first:
-            report(reports[-1])
+        with average.in_place_of(averaged_state(model)) if average else nullcontext():
+            probabilities = judge(model, validation)
+            if not np.isfinite(probabilities).all():  # the epoch's last step alone can do that
+                raise Diverged(f"the predictions weren't finite after step {(epoch + 1) * steps_an_epoch}")
+            reports.append(evaluated(epoch + 1, config, data, probabilities, step_losses, started))
+            if best:
+                best.offer(reports[-1].value, trained_state(model), probabilities)
+        due = epoch + 1 == config.epochs or time.monotonic() - saved_at >= pause
+        if place.agree(due):
+            state.save(reports, probabilities)
+            saved_at = time.monotonic()
+            for new in reports[told:] if place.first else ():
+                report(new)
+            told = len(reports)
 
-    with average.in_place_of(trained_state(model)) if average else nullcontext():
+    with average.in_place_of(averaged_state(model)) if average else nullcontext():
         if not len(probabilities):  # every epoch was done before: only the outcome is asked for
-            probabilities = predict(model, data.validation, place)
+            probabilities = judge(model, validation)
     if average:
-        average.put_in_place_of(trained_state(model))
+        average.put_in_place_of(averaged_state(model))
+    if best and best.value is not None:
+        load_trained_state(model, best.weights)
+        probabilities = best.probabilities
     try:
         value = trial_value(config, [r.value for r in reports]) if judged else None
     except Infeasible as reason:
         raise Infeasible(f"{reason}: {next(r.undefined for r in reversed(reports) if r.undefined)}") from None
-    return Outcome(value, tuple(reports), probabilities, model)
+    return Outcome(value, tuple(reports), probabilities, model, prefix.counts)
+
+
+def predict(model: Model, config: TrialConfig, part: Part, place: Place = ALONE) -> np.ndarray:
+    """Class probabilities float32 [U, classes] of a part's units."""
+    outputs = torch.from_numpy(predict_outputs(model, Prefix(model, config, part, place)))
+    return part.units.combined(model.output.probabilities(outputs).numpy())
+
+
+def judge(model: Model, validation: Prefix) -> np.ndarray:
+    """`predict` for the part that the outputs' own parameters are fitted on: cross-fitted, where there are any."""
+    units = validation.part.units
+    return units.combined(model.output.judge(predict_outputs(model, validation), units))
 
 
 @torch.inference_mode()
-def predict(model: Model, part: Part, place: Place = ALONE) -> np.ndarray:
-    """Class probabilities float32 [N, classes] of a part's images, without augmentation."""
+def predict_outputs(model: Model, prefix: Prefix) -> np.ndarray:
+    """The model's outputs float32 [N, width] for the images of a prefix's part, without augmentation."""
     model.eval()
-    rows = rank_share(np.arange(max(len(part), place.world)), place.rank, place.world)
-    rows = np.minimum(rows, len(part) - 1)  # a worker without rows takes one again, which `gather` leaves out
-    logits = []
-    for start in range(0, len(rows), EVALUATION_BATCH):
-        chosen = torch.from_numpy(rows[start : start + EVALUATION_BATCH])
-        images = part.pixels[chosen].to(place.device).float().div_(255)
+    prefix.look_at(0)
+    place, total = prefix.place, len(prefix.part)
+    rows = rank_share(np.arange(max(total, place.world)), place.rank, place.world)
+    rows = np.minimum(rows, total - 1)  # a worker without rows takes one again, which `gather` leaves out
+    outputs = []
+    for start in range(0, len(rows), BATCH):
+        given = prefix(torch.from_numpy(rows[start : start + BATCH]))
         with torch.autocast(place.device.type, torch.bfloat16, enabled=place.device.type == "cuda"):
-            logits.append(model(images).float())
-    gathered = place.gather(torch.cat(logits), len(part))
-    return gathered.softmax(dim=1).cpu().numpy()
+            outputs.append((model(given) if model.stem_trained else model.from_hidden(given)).float())
+    return place.gather(torch.cat(outputs), total).cpu().numpy()
+
+
+def rate_share(config: TrialConfig, step: int, steps: int) -> float:
+    """Share of the peak learning rate at a step, by the trial's schedule."""
+    share = warmup_cosine(step, steps, config.warmup)
+    return share if config.schedule == "cosine" or step < config.warmup * steps else 1.0
 
 
 def warmup_cosine(step: int, steps: int, warmup: float) -> float:
@@ -208,11 +250,17 @@ def warmup_cosine(step: int, steps: int, warmup: float) -> float:
 def trial_value(config: TrialConfig, values: Sequence[float | None]) -> float:
     """A trial's value after these epochs: the last epoch's with an average of weights, else the mean of the last three.
 
-    Never the best epoch's, which is a second maximum over noise and favours long trials.
+    The best epoch's, which is a second maximum over noise and favours long trials, only where the configuration says
+    so.
 
     Raises:
-        Infeasible: the metric isn't defined after one of the epochs that count.
+        Infeasible: the metric isn't defined after one of the epochs that count, or after none.
     """
+    if config.value == "best":
+        known = [value for value in values if value is not None]
+        if not known:
+            raise Infeasible(f"{config.metric} isn't defined on the validation set after any epoch")
+        return max(known) if METRICS[config.metric] == "maximize" else min(known)
     counted = values[-1:] if config.ema else values[-LAST:]
     defined = [value for value in counted if value is not None]
     if len(defined) < len(counted):
@@ -220,17 +268,18 @@ def trial_value(config: TrialConfig, values: Sequence[float | None]) -> float:
     return float(np.mean(defined))
 
 
-def _evaluated(
+def evaluated(
     epoch: int, config: TrialConfig, data: TrialData, probabilities: np.ndarray, losses: Tensor, started: float
 ) -> EpochReport:
-    labels, classes = data.validation.labels.numpy(), len(data.classes)
+    """The report of an epoch from the probabilities [U, classes] of the validation units and the steps' losses."""
+    units, classes = data.validation.units, len(data.classes)
     value, error, undefined = None, None, ""
     try:
-        value = compute(config.metric, labels, probabilities, classes)
-        error = standard_error(config.metric, labels, probabilities, data.validation.groups, classes)
+        value = compute(config.metric, units.truth, probabilities, classes)
+        error = standard_error(config.metric, units.truth, probabilities, units.groups, classes)
     except Undefined as reason:
         undefined = str(reason)
-    others = summary(labels, probabilities, classes, data.task)
+    others = summary(units.truth, probabilities, classes, data.task)
     now = time.time()
     return EpochReport(
         epoch=epoch,
@@ -256,10 +305,15 @@ def _refuse_uneven_workers(config: TrialConfig, rows: int, place: Place) -> None
         )
 
 
-def _refuse_divergence(losses: Tensor, before: int) -> None:
+def first_infinite(losses: Tensor) -> int | None:
+    """The first step whose loss isn't finite."""
     bad = (~losses.isfinite()).nonzero()
-    if len(bad):
-        step = int(bad[0])
+    return int(bad[0]) if len(bad) else None
+
+
+def _refuse_divergence(losses: Tensor, before: int) -> None:
+    step = first_infinite(losses)
+    if step is not None:
         raise Diverged(f"the loss was {losses[step].item()} at step {before + step + 1}")
 
 
@@ -275,10 +329,11 @@ class _Resumable:
         optimizer: torch.optim.Optimizer,
         schedule: LambdaLR,
         average: Average | None,
+        best: BestEpoch | None,
         place: Place,
     ) -> None:
         self.model, self.optimizer, self.schedule, self.average = model, optimizer, schedule, average
-        self.place = place
+        self.best, self.place = best, place
         self.folder = folder / "checkpoints" if folder else None
         self.trial = digest({"config": config.plain(), "data": data.digest()})
         self.names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -295,6 +350,8 @@ class _Resumable:
             group["lr"] = rate
         if self.average:
             self.average.load(found.kind("average"), found.state["average_steps"])
+        if self.best:
+            self.best.restore(found)
         checkpoints.set_random_state(found.kind(f"random{self.place.rank}") or found.kind("random0"), self.place.device)
         return [EpochReport(**{**r, "step_losses": tuple(r["step_losses"])}) for r in found.state["reports"]]
 
@@ -317,5 +374,7 @@ class _Resumable:
             if self.average:
                 new.add("average", self.average.tensors)
                 state["average_steps"] = self.average.steps
+            if self.best:
+                self.best.save(new)
             checkpoints.save(self.folder, new)
         self.place.wait()

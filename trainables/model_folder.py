@@ -68,8 +68,8 @@ def save_model(folder: Path, trained: Trained, more: dict[str, Any]) -> None:
         write_json(temporary / CARD, {**card, "digest": digest(card)})
 
 
-def load_model(folder: Path) -> Trained:
-    """A model that `save_model` wrote, verified against its digests; on the CPU, ready to predict.
+def read_card(folder: Path) -> dict[str, Any]:
+    """What `model.json` says, verified against its digest, which is among it.
 
     Raises:
         Mistake: no model there, or a damaged one, or one of another format.
@@ -86,8 +86,18 @@ def load_model(folder: Path) -> Trained:
         raise Mistake(
             f"{folder / CARD}: has format {card.get('format')}, this version reads {FORMAT}; run the final anew."
         )
-    if card.pop("digest", None) != digest(card):
+    if card.get("digest") != digest({name: value for name, value in card.items() if name != "digest"}):
         raise Mistake(f"{folder / CARD}: doesn't have the digest it was written with; the model folder is damaged.")
+    return card
+
+
+def load_model(folder: Path) -> Trained:
+    """A model that `save_model` wrote, verified against its digests; on the CPU, ready to predict.
+
+    Raises:
+        Mistake: no model there, or a damaged one, or one of another format.
+    """
+    card = read_card(folder)
     try:
         with (folder / WEIGHTS).open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -98,7 +108,7 @@ def load_model(folder: Path) -> Trained:
     config = TrialConfig.model_validate(card["config"])
     generator = torch.get_rng_state()
     # The weights all come from the file; nothing is asked of a hub.
-    model = build_model(config.model_copy(update={"weights": "random"}), len(card["classes"]))
+    model = build_model(config.model_copy(update={"weights": "random"}), len(card["classes"]), card["task"])
     torch.set_rng_state(generator)
     model.load_state_dict(load_file(folder / WEIGHTS), strict=True)
     model.eval()

@@ -48,6 +48,14 @@ class Place:
         dist.all_gather_object(values, value)
         return values
 
+    def agree(self, decision: bool) -> bool:
+        """What the first process decided."""
+        if self.world == 1:
+            return decision
+        told = [decision]
+        dist.broadcast_object_list(told, src=0)
+        return bool(told[0])
+
     def wait(self) -> None:
         """Until every process of the group is here."""
         if self.world > 1:

@@ -86,3 +86,17 @@ def test_an_undefined_metric_is_worse_than_any() -> None:
     others = [trial(0, [0.1, 0.1]), nothing]
     assert not goes_on(others, 1) and goes_on(others, 0)
     assert "not defined" in decide(others, 1, 2, epochs=8, stopping=HALVING, direction="maximize").cause
+
+
+def test_folds_are_judged_whole() -> None:
+    assert rung_epochs(4, HALVING, folds=3) == (4, 8)
+    assert rung_epochs(4, StoppingConfig(rule="off"), folds=3) == ()
+
+    def judged(number: int, epoch: int, trials: list[Trial]) -> bool:
+        return decide(trials, number, epoch, epochs=4, stopping=HALVING, direction="maximize", folds=3).go_on
+
+    luck_at_first = trial(0, [0.1, 0.9, 0.9, 0.9, 0.1, 0.5, 0.5, 0.5])
+    steady = trial(1, [0.1, 0.8, 0.8, 0.8, 0.1, 0.8, 0.8, 0.8])
+    assert not judged(1, 4, [luck_at_first, steady]) and judged(0, 4, [luck_at_first, steady])
+    assert judged(1, 8, [luck_at_first, steady]) and not judged(0, 8, [luck_at_first, steady]), "the mean over folds"
+    assert judged(0, 6, [luck_at_first, steady]), "nothing is decided within a fold"

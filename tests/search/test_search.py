@@ -43,8 +43,8 @@ def test_validation_predictions_are_kept(finished: Path) -> None:
         assert file.exists() == (trial.state is State.COMPLETE)
         if trial.state is State.COMPLETE:
             kept = np.load(file)
-            assert np.array_equal(kept["labels"], labels)
-            value = compute("balanced_accuracy", kept["labels"], kept["probabilities"], 10)
+            assert np.array_equal(kept["truth"], labels)
+            value = compute("balanced_accuracy", kept["truth"], kept["probabilities"], 10)
             assert value == pytest.approx(trial.values()[-1], abs=1e-12)
 
 

@@ -1,16 +1,17 @@
 """Spaces: merged in the documented order, asked under their conditions, checked before a search."""
 
 import random
+from functools import cache
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spaces.backbone import backbone, table
+from spaces.backbone import backbone, piece, table
 from spaces.config import SearchConfig
 from spaces.dimensions import AnyDimension, Choice, Float, Int, Space, Value
-from spaces.library import assemble, first_points, trial_config
+from spaces.library import assemble, first_points, of_backbone, trial_config
 from spaces.mistakes import Mistake
 from spaces.policy import policies, policy
 
@@ -36,6 +37,7 @@ def draw(generator: random.Random) -> Any:
     return suggest
 
 
+@settings(deadline=None, max_examples=40)  # a space is put together in each example
 @given(st.integers(0, 2**32), st.lists(st.sampled_from(sorted(table())), min_size=1, max_size=4, unique=True))
 def test_every_point_lies_in_its_bounds_and_conditions(seed: int, names: list[str]) -> None:
     space = assemble(config(backbones=names))
@@ -132,6 +134,74 @@ def test_shipped_first_configurations_lie_in_the_real_space() -> None:
         points = first_points(searched, assemble(searched), images)
         assert len(points) == 5, "every shipped configuration lies in a space that is wide enough"
         assert points[-1]["head"] == "deit" and points[-1]["head_lr"] == 1e-4
+
+
+def test_shipped_configurations_name_backbones_that_exist() -> None:
+    lists = piece("first.yaml")
+    assert {c["backbone"] for of in lists.values() for c in of["configurations"]} <= set(table())
+    assert set(lists) == {"mammography", "small", "middle", "large"}
+
+
+def test_wishes_count_where_the_space_asks_for_them() -> None:
+    plain = config(backbones=["dinov2_base"], weights="pretrained")
+    assert {p["sampling"] for p in first_points(plain, assemble(plain), 20_000)} == {"natural"}
+    space = {"sampling": {"choice": ["natural", "balanced"]}, "logit_adjustment": {"choice": [0.0, 1.0]}}
+    rare = config(backbones=["dinov2_base", "dinov2_large"], weights="pretrained", space=space)
+    points = first_points(rare, assemble(rare), 20_000)
+    assert [p["sampling"] for p in points][:2] == ["balanced", "natural"]
+    [large] = [p for p in points if p["backbone"] == "dinov2_large"]
+    assert large["logit_adjustment"] == 1.0 and large["resolution"] == 224
+
+
+def test_mammography_has_first_configurations_of_its_own() -> None:
+    names = ["dinov2_base", "sam2_b_plus", "vmamba_s"]
+    sides = {f"resolution@{name}": {"choice": [224, side]} for name, side in zip(
+        names, ["896x700", "1152x896", "896x704"], strict=True)}  # fmt: skip
+    space = {**sides, "grad_checkpointing": {"choice": [False, True]}}
+    dataset = {"reader": "folder", "root": "x", "policy": "mammography"}
+    searched = config(backbones=names, weights="pretrained", space=space, dataset=dataset)
+    points = first_points(searched, assemble(searched), 3_000)
+    assert [p["resolution"] for p in points] == [224, "1152x896", "896x700", "896x704", 224]
+    assert [p["grad_checkpointing"] for p in points] == [False, True, False, False, False]
+
+
+def test_every_backbone_that_is_compared_has_something_to_start_from() -> None:
+    names = ["dinov2_base", "vmamba_t"]
+    free = config(backbones=names, weights="pretrained")
+    assert {p["backbone"] for p in first_points(free, assemble(free), 1_000)} == {"dinov2_base"}
+    compared = config(backbones=names, weights="pretrained", strategy="compare", budget={"trials": 10})
+    points = first_points(compared, assemble(compared), 1_000)
+    assert [p["backbone"] for p in points].count("vmamba_t") == 1
+
+
+@cache
+def of_three() -> Space:
+    return assemble(config(backbones=THREE))
+
+
+THREE = ["dinov2_base", "mae_large", "vmamba_t"]
+
+
+@pytest.mark.parametrize("name", THREE)
+@pytest.mark.parametrize("seed", range(20))
+def test_a_backbones_part_of_a_space_is_the_whole_with_that_backbone(seed: int, name: str) -> None:
+    space = of_three()
+    part = of_backbone(space, name)
+    assert part.fixed["backbone"] == name and all("backbone" not in d.when for d in part.dimensions)
+    point = part.ask(draw(random.Random(seed)))
+    assert not space.problems(point)
+    whole = space.keyed(point)
+    assert whole.pop("backbone") == name and whole == part.keyed(point)
+
+
+def test_losses_are_asked_what_means_something_to_them() -> None:
+    losses = {"loss": {"choice": ["cross_entropy", "ordinal"]}, "focal": {"choice": [0.0, 2.0]}}
+    space = assemble(config(space={**losses, "class_weights": {"choice": ["none", "inverse"]}}))
+    assert {"focal", "class_weights", "logit_adjustment"} <= set(space.complete({"loss": "cross_entropy"}))
+    assert {"focal", "class_weights", "logit_adjustment"}.isdisjoint(space.complete({"loss": "ordinal"}))
+    assert {"uncertain", "blank"}.isdisjoint(space.complete({})), "of findings alone"
+    assert space.offered("focal") == (0.0, 2.0) and space.offered("loss") == ("cross_entropy", "ordinal")
+    assert space.offered("uncertain") == ()
 
 
 def test_heads_and_adapters_have_ranges_of_their_own() -> None:

@@ -67,7 +67,7 @@ class Digits:
 
 
 def write_and_prepare(folder: Path) -> Digits:
-    """Writes the images, and prepares them: 127 to train on, 33 to validate, 40 to test."""
+    """Writes the images, and prepares them: 128 to train on, 32 to validate, 40 to test."""
     source = load_digits()
     for index in range(IMAGES):
         path = folder / "images" / str(source.target[index]) / f"{index:04d}.png"

@@ -21,6 +21,7 @@ from spaces.config import DatasetConfig, TrialConfig
 from tests.trainables.digits import Digits
 from trainables import checkpoint
 from trainables.data.parts import TrialData
+from trainables.data.units import Units
 from trainables.loop import EpochReport, Outcome, fine_tune, predict
 from trainables.place import Place
 
@@ -60,11 +61,11 @@ def work(folder: Path, rank: int, digits: Digits, configs: dict[str, TrialConfig
         for name in ("plain", "mixup"):
             data = digits.data(configs[name])
             outcome = fine_tune(configs[name], data, place=place)
-            few = replace(
-                data.validation,
-                **{part: getattr(data.validation, part)[:3] for part in ("pixels", "labels", "groups")},
-            )
-            found[f"{name} {world}"] = {**plain(outcome), "few": predict(outcome.model, few, place).tolist()}
+            part, units = data.validation, data.validation.units
+            first = Units(np.arange(3), units.truth[:3], units.groups[:3], units.combine, {})
+            few = replace(part, pixels=part.pixels[:3], labels=part.labels[:3], units=first)
+            probabilities = predict(outcome.model, configs[name], few, place)
+            found[f"{name} {world}"] = {**plain(outcome), "few": probabilities.tolist()}
         if world == 2:
             found["resumed"] = resumed(folder, configs["resumed"], digits.data(configs["resumed"]), place)
         dist.destroy_process_group()

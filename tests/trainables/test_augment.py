@@ -216,6 +216,19 @@ def test_level_is_a_share_of_the_ranges() -> None:
         torch.testing.assert_close(augment(images, numbers), by_hand(images, numbers))
 
 
+def test_a_searchs_own_ranges_are_what_is_done() -> None:
+    images = noise(12, 16, batch=40)
+    usual = config("radiograph")
+    own = usual.model_copy(update={"augmentation": {"flip": True, "rotate": 0, "scale": 1.0}})
+    out = Augment(own)(images, draws(0, 0, 40))
+    flipped = draws(0, 0, 40)[:, module._FLIP] < 0.5
+    pixels = images.float() / 255
+    assert flipped.any() and not flipped.all()
+    torch.testing.assert_close(out[flipped], pixels[flipped].flip(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(out[~flipped], pixels[~flipped], atol=1e-5, rtol=0)
+    assert store_resolution(own) == (12, 16) != store_resolution(usual)
+
+
 @pytest.mark.parametrize(
     ("policy", "level", "expected"),
     [("natural", 0, (96, 56)), ("none", 3, (96, 56)), ("natural", 1, (136, 80)), ("natural", 3, (136, 80))],

@@ -54,7 +54,7 @@ def test_a_run_leaves_a_result_and_a_model(order: RunOrder, digits: Digits) -> N
     assert result["validation"] == np.mean(values) and result["seed"] == 3 and result["fit"] == "train"
     validation = digits.data(TrialConfig.model_validate(order.config)).validation
     trained = load_model(Path(order.folder) / MODEL)
-    probabilities = predict(trained.model, validation)
+    probabilities = predict(trained.model, trained.config, validation)
     assert values[-1] == compute("balanced_accuracy", validation.labels.numpy(), probabilities, 10)
     text = (Path(order.folder) / RESULT).read_text() + (Path(order.folder) / MODEL / "model.json").read_text()
     assert str(digits.folder) not in text and order.folder not in text

@@ -7,11 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from spaces.backbone import backbone, table
+from spaces.config import TrialConfig
 from spaces.mistakes import Mistake
 from trainables.backbones import build
 from trainables.freezing import freeze, parameter_groups
 from trainables.heads import build_head
 from trainables.model import Model
+from trainables.outputs import Output
 
 TINY = [name for name in table() if name.endswith("_tiny")]
 SMALL = [*TINY, "timm/test_vit.r160_in1k", "timm/test_convnext.r160_in1k", "timm/test_resnet.r160_in1k"]
@@ -39,7 +41,9 @@ def tiny(name: str, trained: Trained, drop_path: float = 0.0) -> Model:
             for parameter in made.parameters():
                 parameter.add_(0.01)
     freeze(made, trained)
-    return Model(made, build_head("linear", made.spec, 3))
+    settings = {"backbone": name, "weights": "random", "metric": "accuracy", "epochs": 1, "seed": 0, "policy": "none"}
+    config = TrialConfig.model_validate({**settings, "resolution": backbone(name).native, "head_lr": 1e-3})
+    return Model(made, build_head("linear", made.spec, 3), Output(config, 3))
 
 
 def groups(model: Model, **changes: float) -> list[dict]:

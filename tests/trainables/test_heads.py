@@ -5,13 +5,24 @@ import torch
 from torch import nn
 
 from spaces.backbone import backbone
-from spaces.config import Head
+from spaces.config import Head, TrialConfig
 from trainables.backbones import Features
 from trainables.heads import HEADS, DeitHead, build_head
+from trainables.model import build_model
+
+
+def config(head: Head) -> TrialConfig:
+    settings = {"weights": "random", "metric": "accuracy", "epochs": 1, "policy": "none", "head_lr": 1e-3, "seed": 0}
+    native = backbone("mae_tiny").native
+    return TrialConfig.model_validate({"backbone": "mae_tiny", "resolution": native, "head": head, **settings})
 
 
 def features(width: int, batch: int = 3) -> Features:
     return Features(torch.randn(batch, 4, width), torch.randn(batch, 1, width), torch.randn(batch, width))
+
+
+def read(head: nn.Module, given: Features) -> torch.Tensor:
+    return given.tokens if head.reads_tokens else given.pooled
 
 
 def made(kind: Head) -> nn.Module:
@@ -22,7 +33,7 @@ def made(kind: Head) -> nn.Module:
 def test_logits_and_gradients(kind: Head) -> None:
     torch.manual_seed(0)
     head = made(kind)
-    logits = head(features(64))
+    logits = head(read(head, features(64)))
     assert logits.shape == (3, 5)
     logits.square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in head.parameters())
@@ -30,20 +41,20 @@ def test_logits_and_gradients(kind: Head) -> None:
 
 @pytest.mark.parametrize("kind", list(HEADS))
 def test_reads_what_it_says(kind: Head) -> None:
-    head = made(kind).eval()
-    given = features(64)
-    logits = head(given)
-    tokens, pooled = given._replace(tokens=given.tokens + 1.5), given._replace(pooled=given.pooled + 1.5)
-    assert torch.equal(head(tokens), logits) != head.reads_tokens
-    assert torch.equal(head(pooled), logits) == head.reads_tokens
+    model = build_model(config(head="attentive" if kind == "deit" else kind), 5).eval()
+    model.head = made(kind).eval()
+    images = torch.rand(2, 3, *backbone("mae_tiny").native)
+    features = model.backbone((images - model.mean) / model.std)
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), model.head(read(model.head, features)))
+    assert model.cut == ("tokens" if kind in ("attentive", "deit") else "pooled")
 
 
 @pytest.mark.parametrize("kind", ["attentive", "deit"])
 def test_tokens_have_no_order_of_their_own(kind: Head) -> None:
     head = made(kind).eval()
-    given = features(64)
-    turned = given._replace(tokens=given.tokens.flip(1))
-    assert torch.allclose(head(turned), head(given), atol=1e-6)
+    tokens = features(64).tokens
+    assert torch.allclose(head(tokens.flip(1)), head(tokens), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +63,7 @@ def test_tokens_have_no_order_of_their_own(kind: Head) -> None:
 def test_attentive_takes_the_width_of_the_tokens(name: str, width: int, heads: int) -> None:
     head = build_head("attentive", backbone(name), 2)
     assert head.pool.num_heads == heads and head.linear.in_features == width
-    assert head(features(width)).shape == (3, 2)
+    assert head(features(width).tokens).shape == (3, 2)
 
 
 def test_attentive_is_small_and_the_papers_head_is_not() -> None:
@@ -67,9 +78,8 @@ def test_attentive_is_small_and_the_papers_head_is_not() -> None:
 
 def test_batchnorm_is_batchnorm() -> None:
     head = made("bn_linear")
-    given = features(64, batch=50)
-    given = given._replace(pooled=given.pooled * 7 + 3)
-    expected = head.linear((given.pooled - given.pooled.mean(0)) / given.pooled.std(0, correction=0))
+    given = features(64, batch=50).pooled * 7 + 3
+    expected = head.linear((given - given.mean(0)) / given.std(0, correction=0))
     assert torch.allclose(head(given), expected, atol=1e-4)
     for _ in range(100):
         head(given)
@@ -81,8 +91,8 @@ def test_linear_reads_the_pooled_feature_alone() -> None:
     head = build_head("linear", backbone("dinov2_base"), 10)
     weight, bias = head.linear.weight, head.linear.bias
     assert 0.018 < weight.std() < 0.022 and weight.abs().max() < 0.1 and not bias.any()
-    given = features(768)
-    assert torch.allclose(head(given), given.pooled @ weight.T + bias, atol=1e-5)
+    given = features(768).pooled
+    assert torch.allclose(head(given), given @ weight.T + bias, atol=1e-5)
 
 
 def test_initialised_from_the_global_random_state() -> None:
@@ -93,7 +103,7 @@ def test_initialised_from_the_global_random_state() -> None:
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
 
-@pytest.mark.parametrize("classes", [-1, 0, 1])
-def test_one_class_is_none(classes: int) -> None:
-    with pytest.raises(ValueError, match=f"expected at least 2, found {classes}"):
-        build_head("linear", backbone("mae_tiny"), classes)
+@pytest.mark.parametrize("outputs", [-1, 0])
+def test_no_outputs(outputs: int) -> None:
+    with pytest.raises(ValueError, match=f"expected at least 1, found {outputs}"):
+        build_head("linear", backbone("mae_tiny"), outputs)

@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
+from sklearn.metrics import average_precision_score
 
 from spaces.config import METRICS
 from trainables.intervals import Interval, group_bootstrap, seed_interval, standard_error
-from trainables.metrics import Undefined, compute
+from trainables.metrics import RANKED, Undefined, compute
 
 
 def sample(groups: int, classes: int, seeds: int = 1, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -34,20 +35,34 @@ def ends(interval: Interval) -> tuple[float, float]:
     return interval.low, interval.high
 
 
+def widened(level: float, factor: float, dof: float) -> float:
+    """The level whose normal quantile is as wide as the t quantile for few groups."""
+    return float(2 * stats.norm.cdf(np.sqrt(factor) * stats.t.ppf((1 + level) / 2, dof)) - 1)
+
+
 class TestAgainstClosedForms:
     def test_singleton_groups_are_scipys_ordinary_bootstrap(self) -> None:
-        right = np.random.default_rng(0).random(150) < 0.8
-        labels = np.zeros(150, dtype=np.int64)
+        rng = np.random.default_rng(0)
+        labels, groups = np.repeat([0, 1], [20, 30]), np.arange(50)
+        scores = rng.normal(size=50) + labels
         found = group_bootstrap(
-            "accuracy", labels, decided(labels, right, 2), np.arange(150), classes=2, resamples=2000
+            "macro_average_precision", labels, np.stack([-scores, scores], axis=1), groups, classes=2, resamples=2000
         )
-        expected = stats.bootstrap((right,), np.mean, n_resamples=2000, method="BCa", rng=np.random.default_rng(0))
-        assert ends(found) == pytest.approx(tuple(expected.confidence_interval), abs=1e-12)
-        assert found.value == right.mean()
+
+        def value(rows: np.ndarray, axis: int = -1) -> np.ndarray:
+            return np.apply_along_axis(lambda r: average_precision_score(labels[r], scores[r]), -1, rows).round(12)
+
+        expected = stats.bootstrap(
+            (groups,), value, n_resamples=2000, method="BCa", rng=np.random.default_rng(0), vectorized=True,
+            confidence_level=widened(0.95, 50 / 49, 49),
+        )  # fmt: skip
+        assert ends(found) == pytest.approx(tuple(expected.confidence_interval), abs=1e-9)
+        assert found.value == pytest.approx(average_precision_score(labels, scores))
 
     def test_strata_are_scipys_ordinary_bootstrap_of_several_samples(self) -> None:
         labels = np.repeat([0, 1, 2], [12, 30, 60])
         right = np.random.default_rng(1).random(102) < np.array([0.6, 0.7, 0.9])[labels]
+        samples = [right[labels == c].astype(float) for c in range(3)]
 
         def mean_recall(*recalls: np.ndarray, axis: int = -1) -> np.ndarray:
             return np.mean([r.mean(axis=axis) for r in recalls], axis=0).round(12)
@@ -55,11 +70,15 @@ class TestAgainstClosedForms:
         found = group_bootstrap(
             "balanced_accuracy", labels, decided(labels, right, 3), np.arange(102), classes=3, resamples=2000
         )
+        parts = [s.var() / (len(s) - 1) for s in samples]
+        factor = sum(part * len(s) / (len(s) - 1) for part, s in zip(parts, samples, strict=True)) / sum(parts)
+        dof = sum(parts) ** 2 / sum(part**2 / (len(s) - 1) for part, s in zip(parts, samples, strict=True))
         expected = stats.bootstrap(
-            [right[labels == c].astype(float) for c in range(3)], mean_recall, n_resamples=2000, method="BCa",
-            vectorized=True, rng=np.random.default_rng(0),
+            samples, mean_recall, n_resamples=2000, method="BCa", vectorized=True, rng=np.random.default_rng(0),
+            confidence_level=widened(0.95, factor, dof),
         )  # fmt: skip
-        assert ends(found) == pytest.approx(tuple(expected.confidence_interval), abs=1e-9)
+        # the jackknife's parts differ a little from the samples' own, and quantiles of a discrete value in steps
+        assert ends(found) == pytest.approx(tuple(expected.confidence_interval), abs=2e-3)
 
     def test_accuracys_standard_error_is_the_means(self) -> None:
         right = np.random.default_rng(2).random(200) < 0.7
@@ -119,7 +138,7 @@ class TestEveryMetric:
         found = group_bootstrap(metric, labels, probabilities[0], groups, classes=4, resamples=2000)
         low, high = ends(found)
         assert low < found.value < high
-        assert found.value == compute(metric, labels, probabilities[0], 4)
+        assert found.value == pytest.approx(compute(metric, labels, probabilities[0], 4))
         assert found.sd_groups == pytest.approx(standard_error(metric, labels, probabilities[0], groups, 4), rel=0.06)
         assert high - low == pytest.approx(2 * 1.96 * found.sd_groups, rel=0.1)
 
@@ -148,25 +167,35 @@ class TestSeeds:
         labels, probabilities, groups = sample(100, 3, seeds=5)
         found = seed_interval("accuracy", labels, probabilities, groups, classes=3, resamples=2000)
         values = [compute("accuracy", labels, p, 3) for p in probabilities]
+        right = probabilities.argmax(axis=2) == labels
+        excess = np.array([np.bincount(np.unique(groups, return_inverse=True)[1], r - r.mean()) for r in right])
+        covariance = excess @ excess.T / len(labels) ** 2  # of ratios, by the delta method
+        between = covariance[~np.eye(5, dtype=bool)].mean()
         assert found.value == pytest.approx(np.mean(values))
         assert found.sd_seeds == pytest.approx(np.std(values, ddof=1))
-        assert found.sd_groups == pytest.approx(standard_error("accuracy", labels, probabilities, groups, 3), rel=0.04)
+        assert found.sd_groups == pytest.approx(np.sqrt(between), rel=0.04)
         over_groups, over_seeds = found.sd_groups**2, found.sd_seeds**2 / 5
         assert found.dof == pytest.approx((over_groups + over_seeds) ** 2 / (over_groups**2 / 99 + over_seeds**2 / 4))
         half = stats.t.ppf(0.975, found.dof) * np.sqrt(over_groups + over_seeds)
-        assert ends(found) == pytest.approx((found.value - half, found.value + half))
+        assert special.logit(ends(found)) == pytest.approx(
+            special.logit(found.value) + np.array([-1, 1]) * half / found.value / (1 - found.value)
+        )
+
+    def test_seeds_that_differ_on_this_test_set_alone_count_once(self) -> None:
+        labels, groups = np.zeros(400, dtype=np.int64), np.arange(400)
+        right = np.random.default_rng(0).random((20, 400)) < 0.8  # each seed errs somewhere else, none is better
+        found = seed_interval("accuracy", labels, decided(labels, right, 2), groups, classes=2, resamples=2000)
+        low, high = ends(found)
+        truly = 0.4 / np.sqrt(20 * 400)
+        assert high - low == pytest.approx(2 * 1.96 * truly, rel=0.35)  # twice counted, 1.41 times as wide
 
     def test_one_seed_has_only_the_groups_part_and_says_so(self) -> None:
         labels, probabilities, groups = sample(100, 3)
         found = seed_interval("accuracy", labels, probabilities, groups, classes=3, resamples=500)
         assert found.sd_seeds is None and found.dof == pytest.approx(99)
         assert len(found.warnings) == 1 and "seeds weren't repeated" in found.warnings[0]
-        assert ends(found) == pytest.approx(
-            (
-                found.value - stats.t.ppf(0.975, 99) * found.sd_groups,
-                found.value + stats.t.ppf(0.975, 99) * found.sd_groups,
-            )
-        )
+        width = stats.t.ppf(0.975, 99) * found.sd_groups / found.value / (1 - found.value)
+        assert special.logit(ends(found)) == pytest.approx(special.logit(found.value) + np.array([-width, width]))
 
     def test_rare_strata_leave_few_degrees_of_freedom(self) -> None:
         labels = np.repeat([0, 1], [300, 12])
@@ -177,8 +206,8 @@ class TestSeeds:
     def test_stays_in_the_metrics_range(self) -> None:
         labels = np.repeat([0, 1], 15)
         right = np.arange(30) > 0
-        found = seed_interval("accuracy", labels, decided(labels, right, 2), np.arange(30), classes=2)
-        assert found.high == 1.0 and found.value < 1
+        low, high = ends(seed_interval("accuracy", labels, decided(labels, right, 2), np.arange(30), classes=2))
+        assert 0.7 < low < 29 / 30 < high < 1 and 29 / 30 - low > 5 * (high - 29 / 30)
 
     def test_variance_over_groups_is_not_too_small_where_groups_are_few(self) -> None:
         labels = np.repeat([0, 1], [10, 10])
@@ -186,6 +215,61 @@ class TestSeeds:
         arguments = ("balanced_accuracy", labels, decided(labels, right, 2), np.arange(20))
         unbiased = np.sqrt(sum(right[labels == c].var(ddof=1) / 10 for c in (0, 1))) / 2
         assert seed_interval(*arguments, classes=2).sd_groups == pytest.approx(unbiased, rel=0.02)  # else 5% less
+
+
+class TestFindings:
+    """Labels of which a row may have several, and of which some aren't scored."""
+
+    def sample(self, groups: int = 120, seeds: int = 2) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        rng = np.random.default_rng(3)
+        group = np.repeat(np.arange(groups), rng.integers(1, 4, groups))
+        labels = (rng.random((groups, 3)) < [0.5, 0.3, 0.2])[group].astype(np.float32)
+        scores = rng.normal(size=(groups, 3))[group] + rng.normal(size=(seeds, len(group), 3)) + 1.5 * labels
+        labels[rng.random(labels.shape) < 0.1] = np.nan
+        return labels, special.expit(scores), group
+
+    @pytest.mark.parametrize("metric", sorted(RANKED))
+    def test_bootstrap_jackknife_and_seeds_agree(self, metric: str) -> None:
+        labels, probabilities, groups = self.sample()
+        found = group_bootstrap(metric, labels, probabilities[0], groups, classes=3, resamples=2000)
+        low, high = ends(found)
+        assert low < found.value < high and found.value == pytest.approx(compute(metric, labels, probabilities[0], 3))
+        assert found.sd_groups == pytest.approx(standard_error(metric, labels, probabilities[0], groups, 3), rel=0.08)
+        over_seeds = seed_interval(metric, labels, probabilities, groups, classes=3, resamples=1000)
+        assert over_seeds.seeds == 2 and over_seeds.low is not None
+
+    @pytest.mark.parametrize("metric", sorted(RANKED))
+    def test_one_finding_is_a_problem_of_two_classes(self, metric: str) -> None:
+        labels, probabilities, groups = self.sample()
+        known = ~np.isnan(labels[:, 1])
+        one = probabilities[0, known, 1]
+        of_two = (metric, labels[known, 1].astype(np.int64), np.stack([1 - one, one], axis=1), groups[known])
+        kept = np.isin(groups, groups[known])  # a group of which nothing is scored only adds to the noise
+        of_finding = (metric, labels[kept], probabilities[0, kept], groups[kept])
+        assert standard_error(*of_finding, 3, over=[1]) == pytest.approx(standard_error(*of_two, 2))
+        expected = group_bootstrap(*of_two, classes=2, resamples=4000)
+        found = group_bootstrap(*of_finding, classes=3, over=[1], resamples=4000)
+        assert found.value == expected.value
+        assert ends(found) == pytest.approx(ends(expected), abs=0.15 * (ends(expected)[1] - ends(expected)[0]))
+
+    def test_findings_of_few_groups_are_counted_on_both_sides(self) -> None:
+        labels, probabilities, groups = self.sample()
+        labels[labels[:, 2] == 0, 2] = np.nan
+        labels[groups < 4, 2] = 0
+        found = group_bootstrap("macro_auroc", labels, probabilities, groups, classes=3, resamples=200)
+        assert found.warnings[0] == (
+            "interval unreliable: 1 of 3 findings have fewer than 10 groups with it, or without (finding 2: 4)"
+        )
+        chosen = group_bootstrap("macro_auroc", labels, probabilities, groups, classes=3, over=[0, 1], resamples=200)
+        assert chosen.warnings == ()
+
+    def test_metrics_of_one_class_a_row_are_refused(self) -> None:
+        labels, probabilities, groups = self.sample()
+        for interval in (group_bootstrap, seed_interval):
+            with pytest.raises(ValueError, match="accuracy makes no sense in multi-label"):
+                interval("accuracy", labels, probabilities, groups, classes=3)
+        with pytest.raises(ValueError, match="makes no sense in multi-label"):
+            standard_error("macro_f1", labels, probabilities, groups, 3)
 
 
 class TestWhatCannotBeTrusted:
@@ -206,7 +290,7 @@ class TestWhatCannotBeTrusted:
             found = interval("macro_f1", labels, decided(labels, right, 2), np.arange(43), classes=2, resamples=2000)
             assert found.low is None and found.high is None and found.sd_groups is None
             assert "no interval: the metric is undefined in" in found.warnings[-1]
-            assert found.value == compute("macro_f1", labels, decided(labels, right, 2), 2)
+            assert found.value == pytest.approx(compute("macro_f1", labels, decided(labels, right, 2), 2))
 
     def test_a_few_undefined_resamples_are_left_out_and_told(self) -> None:
         labels = np.repeat([0, 1], [40, 6])

@@ -16,6 +16,7 @@ from spaces.config import TrialConfig
 from tests.trainables.digits import EVERYTHING, Digits
 from trainables import checkpoint
 from trainables.data.parts import Part, TrialData
+from trainables.data.units import Units
 from trainables.loop import Diverged, EpochReport, Infeasible, Outcome, fine_tune, predict, trial_value, warmup_cosine
 from trainables.metrics import compute
 from trainables.place import Place
@@ -34,7 +35,9 @@ def told(reports: tuple[EpochReport, ...]) -> list[dict[str, Any]]:
 
 def kept(part: Part, rows: np.ndarray) -> Part:
     chosen = torch.from_numpy(rows)
-    return Part(part.pixels[chosen], part.labels[chosen], part.groups[rows], part.key + str(rows.tolist()))
+    units = part.units
+    few = Units(np.arange(len(rows)), units.truth[rows], units.groups[rows], units.combine, {})
+    return Part(part.pixels[chosen], part.labels[chosen], few, part.key + str(rows.tolist()))
 
 
 def assert_same(first: Outcome, again: Outcome) -> None:
@@ -156,7 +159,7 @@ def test_fewer_images_than_workers_and_torn_pairs_are_infeasible(digits: Digits)
         ({"batch_size": 3}, 4, "a batch of 3 images is too small for 4 workers"),
         ({"batch_size": 18, "mixup": 0.2}, 2, "18 isn't a multiple of 4, twice the workers"),
         ({"batch_size": 9, "mixup": 0.2}, 2, "9 isn't a multiple of 4"),
-        ({"batch_size": 512, "mixup": 0.2}, 3, "127 isn't a multiple of 6"),  # all images there are
+        ({"batch_size": 512, "mixup": 0.2}, 3, "128 isn't a multiple of 6"),  # all images there are
     ]
     for changes, world, sentence in cases:
         config = digits.config(**changes)
@@ -190,9 +193,9 @@ def test_the_model_is_the_one_whose_predictions_are_told(digits: Digits) -> None
     config = digits.config(**EVERYTHING)
     data = digits.data(config)
     outcome = fine_tune(config, data)
-    assert np.array_equal(predict(outcome.model, data.validation), outcome.probabilities)
+    assert np.array_equal(predict(outcome.model, config, data.validation), outcome.probabilities)
     few = kept(data.validation, np.array([5, 2, 9]))
-    np.testing.assert_allclose(predict(outcome.model, few), outcome.probabilities[[5, 2, 9]], rtol=1e-5)
+    np.testing.assert_allclose(predict(outcome.model, config, few), outcome.probabilities[[5, 2, 9]], rtol=1e-5)
 
 
 def test_what_is_frozen_stays(digits: Digits) -> None:
@@ -239,7 +242,7 @@ def test_divergence_counts_the_steps_of_all_epochs(digits: Digits, tmp_path: Pat
 
     with pytest.raises(Killed):
         fine_tune(config, data, tmp_path, spoil)
-    with pytest.raises(Diverged, match="the loss was nan at step 4$"):
+    with pytest.raises(Diverged, match="the loss was nan at step 5$"):
         fine_tune(config, data, tmp_path)
 
 

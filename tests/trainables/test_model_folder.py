@@ -43,7 +43,7 @@ def test_loaded_it_predicts_bitwise_the_same(trained: tuple[Trained, np.ndarray]
     found = load_model(saved)
     assert torch.equal(torch.rand(3), expected), "loading should leave the random state alone"
     assert not found.model.training
-    assert np.array_equal(predict(found.model, digits.data(model.config).validation), probabilities)
+    assert np.array_equal(predict(found.model, found.config, digits.data(model.config).validation), probabilities)
     assert (found.config, found.classes, found.task, found.pixels) == (
         model.config, model.classes, model.task, model.pixels,
     )  # fmt: skip
@@ -52,7 +52,13 @@ def test_loaded_it_predicts_bitwise_the_same(trained: tuple[Trained, np.ndarray]
 def test_the_card_says_what_is_needed(saved: Path) -> None:
     card = json.loads((saved / CARD).read_text())
     assert card["classes"] == [str(digit) for digit in range(10)]
-    assert card["preprocessing"]["pixels"] == {"height": 56, "width": 56, "fit": "stretch"}
+    assert card["preprocessing"]["pixels"] == {
+        "height": 56,
+        "width": 56,
+        "fit": "stretch",
+        "crop": "none",
+        "side": "keep",
+    }
     assert card["preprocessing"]["mean"] == [0.485, 0.456, 0.406]
     assert card["seed"] == 3 and card["test"] == {"value": 0.1 + 0.2, "warnings": ["few"]}
     assert sorted(path.name for path in saved.parent.rglob("*")) == sorted(["model", WEIGHTS, CARD])

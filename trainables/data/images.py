@@ -1,14 +1,14 @@
 """Opens one image file safely, as 8-bit grey or colour the right way up, or says why not.
 
 Pillow alone would saturate 16-bit images, turn float ones black, ignore the camera's orientation and expand a small
-file to any size.
+file to any size. DICOM files are known by their preamble, whatever their name; see trainables.data.dicom.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -18,9 +18,12 @@ from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
+from trainables.data.bad_image import MAX_PIXELS, refuse_too_large
+from trainables.data.bad_image import BadImage as BadImage
+from trainables.data.dicom import is_dicom, open_dicom, read_dicom_header
+
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
-MAX_PIXELS = 100_000_000
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"})
 
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
 _GREY = ("1", "L", "LA", *_SIXTEEN_BIT)
@@ -36,14 +39,6 @@ Size = tuple[int, int]  # height, width
 
 # Pillow only warns between once and twice its limit, where we refuse.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-
-
-class BadImage(Exception):
-    """An image that can't be used. `reason` is a clause without the file's name."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -68,11 +63,15 @@ def read_header(source: Path | BinaryIO) -> Header:
     """Reads the header only.
 
     Raises:
-        BadImage: not one of `FORMATS`, too many pixels, or values of a kind that can't become 8-bit.
+        BadImage: neither one of `FORMATS` nor DICOM, too many pixels, or values of a kind that can't become 8-bit.
     """
     try:
-        with _opened(source) as image:
-            return _header(image)
+        with _binary(source) as file:
+            if is_dicom(file):
+                grey, size = read_dicom_header(file)
+                return Header(grey=grey, size=size, jpeg=False)
+            with _opened(file) as image:
+                return _header(image)
     except (BadImage, MemoryError):
         raise
     except Exception as error:
@@ -98,33 +97,38 @@ def open_image(source: Path | BinaryIO, target: Size | None = None) -> Image.Ima
     # A switch of the whole process that some libraries turn on; grey filling in a truncated image is no pixel of it.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
-        with _opened(source) as image:
-            header = _header(image)
-            if header.reduction(target) > 1 and target is not None:
-                height, width = target[::-1] if _orientation(image) in _SIDEWAYS else target
-                image.draft(None, (width, height))
-            bits, inverted = _tiff_values(image)
-            return _eight_bit(ImageOps.exif_transpose(image), bits, inverted)
+        with _binary(source) as file:
+            if is_dicom(file):
+                return open_dicom(file)
+            with _opened(file) as image:
+                header = _header(image)
+                if header.reduction(target) > 1 and target is not None:
+                    height, width = target[::-1] if _orientation(image) in _SIDEWAYS else target
+                    image.draft(None, (width, height))
+                bits, inverted = _tiff_values(image)
+                return _eight_bit(ImageOps.exif_transpose(image), bits, inverted)
     except (BadImage, MemoryError):
         raise
     except Exception as error:  # Pillow's decoders raise a dozen kinds on damaged files
         raise _undecodable(error) from None
 
 
+def _binary(source: Path | BinaryIO) -> AbstractContextManager[BinaryIO]:
+    # Never by name: Pillow 13 then maps uncompressed TIFFs, and scrambles those whose orientation is sideways.
+    return source.open("rb") if isinstance(source, Path) else nullcontext(source)
+
+
 @contextmanager
-def _opened(source: Path | BinaryIO) -> Iterator[Image.Image]:
+def _opened(file: BinaryIO) -> Iterator[Image.Image]:
     # Pillow's own limit, for checks inside its decoders, set to ours.
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS
-    # Never by name: Pillow 13 then maps uncompressed TIFFs, and scrambles those whose orientation is sideways.
-    opened = source.open("rb") if isinstance(source, Path) else nullcontext(source)
-    with opened as file, Image.open(file, formats=FORMATS) as image:
+    with Image.open(file, formats=FORMATS) as image:
         yield image
 
 
 def _header(image: Image.Image) -> Header:
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise BadImage(f"{width} x {height} pixels are more than the {MAX_PIXELS // 1_000_000} million allowed")
+    refuse_too_large(height, width)
     if image.mode in _REFUSED:
         raise BadImage(_REFUSED[image.mode])
     if image.mode not in _GREY + _COLOUR:
@@ -177,7 +181,7 @@ def _undecodable(error: Exception) -> BadImage:
     if isinstance(error, FileNotFoundError):
         return BadImage("no such file")
     if isinstance(error, UnidentifiedImageError):
-        return BadImage(f"not an image in one of the formats {', '.join(FORMATS)}")
+        return BadImage(f"not an image in one of the formats {', '.join(FORMATS)}, DICOM")
     if isinstance(error, Image.DecompressionBombError):
         return BadImage(f"more than the {MAX_PIXELS // 1_000_000} million pixels allowed")
     if "truncated" in str(error):

@@ -5,20 +5,24 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from spaces.config import FORMAT, METRICS
+from spaces.config import FORMAT, METRICS, Crop
 from spaces.mistakes import Mistake
 from spaces.strict import digest
 from trainables.files import replacing
 
 Task = Literal["classification", "ordinal", "multilabel"]
+Combine = Literal["mean", "max"]
 OFFICIAL = ("", "train", "validation", "test")
-_ARRAYS = ("paths", "contents", "labels", "groups", "official")
+UNCERTAIN = -1.0  # of a finding that the report is unsure of; NaN is one that it doesn't mention
+_ARRAYS = ("paths", "contents", "labels", "groups", "official", "units", "truth")
+_ATTRIBUTE = "attribute:"  # begins the names of attributes' arrays in a file
 _DIGEST_BYTES = 32
 
 
@@ -40,28 +44,47 @@ class Manifest:
     contents: np.ndarray
     """[N] str, hexadecimal BLAKE2b (16 bytes) of the file's bytes."""
     labels: np.ndarray
-    """[N] int64, index of the class; multilabel: [N, L] float32 with 0, 1, or NaN where it isn't known."""
+    """[N] int64, index of the class; multilabel: [N, L] float32 with 0, 1, -1 (uncertain) or NaN (not mentioned). What
+    is learned from; how uncertain and missing ones are learned from is a trial's choice."""
     groups: np.ndarray
     """[N] str; images of one group (patient, lesion, content) are never in two parts of a split."""
     official: np.ndarray
     """[N] str, part of the dataset's own split: "train", "validation", "test", or "" where it has none."""
     notes: tuple[str, ...] = ()
     """What the person should know of how the dataset was read, in full sentences."""
+    units: np.ndarray = None  # type: ignore[assignment]  # filled in below
+    """[N] str, what is reported on (an image, a breast, a study): predictions of a unit's rows are combined before they
+    are scored. A unit lies within a group. By default each row is a unit."""
+    truth: np.ndarray = None  # type: ignore[assignment]
+    """[N] int64, class of the row's unit; multilabel: [N, L] float32 with 0, 1, or NaN where it isn't scored. What is
+    evaluated against, the same for all rows of a unit, never searched. By default the labels."""
+    combine: Combine = "mean"
+    """How the probabilities of a unit's rows become the unit's."""
+    attributes: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Each [N] str, "" where it isn't known: what results are broken down by (sex, age, view, source, density)."""
+    crop: Crop = "none"
+    """The dataset's own default of how images are cut before they are resized."""
 
     def __post_init__(self) -> None:
         rows = len(self.paths)
+        if self.units is None:
+            object.__setattr__(self, "units", np.arange(rows).astype(np.str_))
+        if self.truth is None:
+            known = np.where(self.labels == UNCERTAIN, np.nan, self.labels).astype(np.float32)
+            object.__setattr__(self, "truth", known if self.task == "multilabel" else self.labels)
         multilabel = self.task == "multilabel"
         shape = (rows, len(self.classes)) if multilabel else (rows,)
         dtype = np.float32 if multilabel else np.int64
         if self.task not in get_args(Task) or self.metric not in METRICS:
             raise ValueError(f"unknown task or metric: {self.task}, {self.metric}")
-        if self.labels.shape != shape or self.labels.dtype != dtype:
-            expected = f"{np.dtype(dtype)} {shape}"
-            raise ValueError(f"labels: expected {expected}, found {self.labels.dtype} {self.labels.shape}")
-        if not multilabel and rows and not (self.labels.min() >= 0 and self.labels.max() < len(self.classes)):
-            raise ValueError(f"labels: expected 0 to {len(self.classes) - 1}")
-        for name in ("paths", "contents", "groups", "official"):
-            array = getattr(self, name)
+        for name, array in (("labels", self.labels), ("truth", self.truth)):
+            if array.shape != shape or array.dtype != dtype:
+                expected = f"{np.dtype(dtype)} {shape}"
+                raise ValueError(f"{name}: expected {expected}, found {array.dtype} {array.shape}")
+            if not multilabel and rows and not (array.min() >= 0 and array.max() < len(self.classes)):
+                raise ValueError(f"{name}: expected 0 to {len(self.classes) - 1}")
+        texts = {name: getattr(self, name) for name in ("paths", "contents", "groups", "official", "units")}
+        for name, array in {**texts, **self.attributes}.items():
             if array.shape != (rows,) or array.dtype.kind != "U":
                 raise ValueError(f"{name}: expected {rows} strings, found {array.dtype} {array.shape}")
         if not np.isin(self.official, OFFICIAL).all():
@@ -72,25 +95,39 @@ class Manifest:
 
     def take(self, rows: np.ndarray) -> Manifest:
         """The manifest of some rows, in their order. `rows`: [M] int64, or [N] bool."""
-        return replace(self, **{name: getattr(self, name)[rows] for name in _ARRAYS})
+        arrays = {name: getattr(self, name)[rows] for name in _ARRAYS}
+        return replace(self, **arrays, attributes={name: values[rows] for name, values in self.attributes.items()})
+
+    def check_units(self) -> None:
+        """That a unit has one truth and lies within one group.
+
+        Raises:
+            ValueError: a reader has made one that doesn't.
+        """
+        _, first, unit = np.unique(self.units, return_index=True, return_inverse=True)
+        if not (self.groups == self.groups[first][unit]).all():
+            raise ValueError("a unit's rows are of different groups")
+        if not np.array_equal(self.truth, self.truth[first][unit], equal_nan=self.task == "multilabel"):
+            raise ValueError("a unit's rows have different truths")
 
     def digest(self) -> str:
-        """SHA-256 of what can be learned from: task, classes, and each row's content, label, group and official part.
+        """SHA-256 of what can be learned from and is evaluated: task, classes, and each row's content, label, group,
+        official part, unit and truth.
 
         Independent of the root, of file names (but for the order of rows that follows from them), of the machine and
         of modification times.
         """
-        labels: list[Any] = self.labels.tolist()
-        if self.task == "multilabel":
-            labels = [[None if value != value else value for value in row] for row in labels]
         return digest(
             {
                 "task": self.task,
                 "classes": list(self.classes),
                 "contents": self.contents.tolist(),
-                "labels": labels,
+                "labels": _plain(self.labels),
                 "groups": self.groups.tolist(),
                 "official": self.official.tolist(),
+                "units": _numbers(self.units),
+                "truth": _plain(self.truth),
+                "combine": self.combine,
             }
         )
 
@@ -112,9 +149,12 @@ class Manifest:
             "metric": self.metric,
             "policy": self.policy,
             "notes": list(self.notes),
+            "combine": self.combine,
+            "crop": self.crop,
         }
         archive = io.BytesIO()
         arrays = {name: getattr(self, name) for name in _ARRAYS}
+        arrays |= {f"{_ATTRIBUTE}{name}": values for name, values in self.attributes.items()}
         np.savez_compressed(archive, meta=np.array(json.dumps(meta)), **arrays)
         with replacing(path) as file:
             file.write(archive.getvalue())
@@ -147,5 +187,22 @@ class Manifest:
                 metric=meta["metric"],
                 policy=meta["policy"],
                 notes=tuple(meta["notes"]),
+                combine=meta["combine"],
+                crop=meta["crop"],
+                attributes={
+                    name.removeprefix(_ATTRIBUTE): archive[name] for name in archive if name.startswith(_ATTRIBUTE)
+                },
                 **{name: archive[name] for name in _ARRAYS},
             )
+
+
+def _plain(labels: np.ndarray) -> list[Any]:
+    if labels.ndim == 1:
+        return labels.tolist()
+    return [[None if value != value else value for value in row] for row in labels.tolist()]
+
+
+def _numbers(names: np.ndarray) -> list[int]:
+    """Names as numbers in the order in which they first occur: which rows belong together, whatever it is called."""
+    _, first, number = np.unique(names, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[number].tolist()

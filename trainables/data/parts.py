@@ -16,6 +16,7 @@ from spaces.strict import digest
 from trainables.data.manifest import Manifest, Task
 from trainables.data.pixels import Pixels, PixelSpec, open_many
 from trainables.data.prepared import Prepared
+from trainables.data.units import Units, units_of
 
 
 @dataclass(frozen=True)
@@ -25,18 +26,26 @@ class Part:
     pixels: Tensor
     """uint8 [N, C, H, W], C 1 or 3, mapped from disk."""
     labels: Tensor
-    """int64 [N]."""
-    groups: np.ndarray
-    """Name of each row's group [N]: what is never torn apart by a split or a resampling."""
+    """What is learned: int64 [N]; multilabel: float32 [N, L] with 0, 1, -1 (uncertain), NaN (not mentioned)."""
+    units: Units
+    """What is scored."""
     key: str
     """SHA-256 of the images' contents in their order and of how they became pixels."""
+
+    at: Tensor | None = None
+    """int64 [N], where a row's image is in `pixels`; None: in the same place."""
+
+    def images(self, rows: Tensor) -> Tensor:
+        """uint8 [B, C, H, W] of rows [B]."""
+        return self.pixels[rows if self.at is None else self.at[rows]]
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def digest(self) -> str:
         """SHA-256 of what can be learned from this part: its images and labels, row by row."""
-        return digest({"images": self.key, "labels": self.labels.tolist()})
+        labels = self.labels.nan_to_num(nan=-2.0).tolist()
+        return digest({"images": self.key, "labels": labels, "units": self.units.digest()})
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,7 @@ def trial_data(
     store: Resolution,
     cache: Path,
     progress: Progress | None = None,
+    fold: int | None = None,
 ) -> TrialData:
     """Parts of a prepared dataset at a resolution; decodes what no earlier call has decoded.
 
@@ -70,11 +80,22 @@ def trial_data(
         resolution: height and width of the input in pixels, at which validation images are kept.
         store: height and width at which training images are kept (see trainables.augment.store_resolution).
         cache: folder of the pixel files.
+        fold: which of the prepared dataset's folds; None is its training and validation part.
     """
-    train, validation = prepared.manifest.take(prepared.train), prepared.manifest.take(prepared.validation)
+    if fold is None:
+        train, validation = (
+            open_part(prepared.manifest.take(rows), dataset, size, cache, progress)
+            for rows, size in ((prepared.train, store), (prepared.validation, resolution))
+        )
+    else:  # all folds share the pixel files of all rows
+        specs = [pixel_spec(dataset, size) for size in (store, resolution)]
+        opened = open_many(prepared.manifest, specs, cache, progress=progress)
+        train, validation = (
+            rows_of(prepared.manifest, pixels, rows) for pixels, rows in zip(opened, prepared.folds[fold], strict=True)
+        )
     return TrialData(
-        train=open_part(train, dataset, store, cache, progress),
-        validation=open_part(validation, dataset, resolution, cache, progress),
+        train=train,
+        validation=validation,
         classes=prepared.manifest.classes,
         task=prepared.manifest.task,
     )
@@ -88,11 +109,21 @@ def open_part(
 
 
 def pixel_spec(dataset: DatasetConfig, resolution: Resolution) -> PixelSpec:
-    return PixelSpec(height=resolution[0], width=resolution[1], fit=dataset.fit)
+    """How a dataset's images become the network's input. The dataset's crop is resolved (see `search.plan`)."""
+    return PixelSpec(
+        height=resolution[0], width=resolution[1], fit=dataset.fit, centre=dataset.centre,
+        crop=dataset.crop or "none", side=dataset.side,
+    )
+
+
+def rows_of(manifest: Manifest, pixels: Pixels, rows: np.ndarray) -> Part:
+    """Some rows [M] int64 of a manifest whose pixels are open: no file of their own."""
+    whole, at = part(manifest, pixels), torch.from_numpy(rows)
+    return Part(whole.pixels, whole.labels[at], units_of(manifest.take(rows)), digest([pixels.key, rows.tolist()]), at)
 
 
 def part(manifest: Manifest, pixels: Pixels) -> Part:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*not writable.*")  # nobody writes to the mapped file
         mapped = torch.from_numpy(np.asarray(pixels.array))
-    return Part(pixels=mapped, labels=torch.from_numpy(manifest.labels), groups=manifest.groups, key=pixels.key)
+    return Part(mapped, torch.from_numpy(manifest.labels), units_of(manifest), pixels.key)

@@ -22,13 +22,16 @@ from typing import Literal, TypeVar
 
 import numpy as np
 import PIL
+import pydicom
 from filelock import FileLock
 from PIL import Image, ImageOps
 from pydantic import Field
 
+from spaces.config import Crop, Side
 from spaces.mistakes import Mistake
 from spaces.strict import Strict, digest
 from trainables.data.contents import content_hash, cpus
+from trainables.data.crops import cropped
 from trainables.data.images import BadImage, open_image, read_header
 from trainables.data.manifest import Manifest
 from trainables.data.problems import Problems
@@ -52,6 +55,12 @@ class PixelSpec(Strict):
     width: int = Field(ge=1)
     fit: Literal["stretch", "pad", "crop"] = "stretch"
     """Stretched to the size, padded with black around it, or its centre cropped."""
+    centre: float = Field(default=1, gt=0, le=1)
+    """Share of each side that is kept of what that gives: it is fitted to a larger size, and the middle is cut out."""
+    crop: Crop = "none"
+    """What is cut out before: see trainables.data.crops."""
+    side: Side = "keep"
+    """Whether a breast at the right edge is mirrored."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,8 +150,16 @@ def decode_file(path: Path, spec: PixelSpec) -> np.ndarray:
         BadImage: it can't be used, and why.
     """
     with path.open("rb") as file:
-        image = open_image(file, (spec.height, spec.width))
+        image = cropped(open_image(file, _target(spec)), spec.crop, spec.side)
     return _fitted(image, spec, 1 if image.mode == "L" else 3)
+
+
+def _target(spec: PixelSpec) -> tuple[int, int] | None:
+    """The size that an image is going to be shrunk to; none where something is cut out of it first.
+
+    How small that will be isn't known before it is decoded, and it should be the same whatever the size.
+    """
+    return (round(spec.height / spec.centre), round(spec.width / spec.centre)) if spec.crop == "none" else None
 
 
 def _mapped(folder: Path, verify: bool = True) -> np.memmap | None:
@@ -213,14 +230,17 @@ def _build(
                 raise BadImage("changed since the dataset was read; start again")
             header = read_header(io.BytesIO(data))
             images: dict[int, Image.Image] = {}
+            parts: dict[tuple[int, Crop, Side], Image.Image] = {}
             paid = []
             for key, spec in specs.items():
-                target = (spec.height, spec.width)
-                scale = header.reduction(target)
+                scale = header.reduction(_target(spec))
                 if scale not in images:
-                    images[scale] = open_image(io.BytesIO(data), target)
+                    images[scale] = open_image(io.BytesIO(data), _target(spec))
                     paid.append(key)
-                pixels = _fitted(images[scale], spec, channels)
+                part = (scale, spec.crop, spec.side)
+                if part not in parts:
+                    parts[part] = cropped(images[scale], spec.crop, spec.side)
+                pixels = _fitted(parts[part], spec, channels)
                 if os.pwrite(descriptors[key], pixels.tobytes(), row * pixels.nbytes) != pixels.nbytes:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             return paid
@@ -241,6 +261,7 @@ def _build(
                 "shape": [len(manifest), channels, spec.height, spec.width],
                 "spec": spec.plain(),
                 "pillow": PIL.__version__,
+                "pydicom": pydicom.__version__,
                 "chunk": CHUNK,
                 "chunks": _chunk_digests(partial[key] / "pixels.u8", CHUNK),
             }
@@ -295,13 +316,15 @@ def _refuse_bad_images(manifest: Manifest, bad: Mapping[int, str]) -> None:
 
 def _fitted(image: Image.Image, spec: PixelSpec, channels: int) -> np.ndarray:
     """[C, H, W] uint8. Pillow's bicubic filter widens when it shrinks, so that nothing aliases."""
-    size = (spec.width, spec.height)
+    size = round(spec.width / spec.centre), round(spec.height / spec.centre)
     if spec.fit == "pad":
         image = ImageOps.pad(image, size, Image.Resampling.BICUBIC)
     elif spec.fit == "crop":
         image = ImageOps.fit(image, size, Image.Resampling.BICUBIC)
     else:
         image = image.resize(size, Image.Resampling.BICUBIC)
+    left, top = (size[0] - spec.width) // 2, (size[1] - spec.height) // 2
+    image = image.crop((left, top, left + spec.width, top + spec.height))
     pixels = np.asarray(image)
     pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     return np.ascontiguousarray(np.broadcast_to(pixels, (channels, spec.height, spec.width)))

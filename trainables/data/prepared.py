@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from spaces.mistakes import Mistake
 from spaces.strict import digest
 from trainables.data.manifest import Manifest
 from trainables.data.readers import read
-from trainables.data.splits import Split, split
+from trainables.data.splits import Fold, Split, split
+from trainables.data.units import Scored, scored
 from trainables.files import replacing
 
 MANIFEST, SETTINGS = "manifest.npz", "prepared.json"
@@ -41,11 +42,15 @@ class Prepared:
     """[.] int64, sorted rows of `manifest`."""
     validation: np.ndarray
     """[.] int64, sorted rows of `manifest`."""
+    folds: tuple[Fold, ...]
+    """Training and validation rows of each fold; without folds, the one pair of `train` and `validation`."""
     data_digest: str
     split_digest: str
     test_digest: str
     test_counts: dict[str, int]
     """How many test images each class has."""
+    test_scored: dict[str, Scored]
+    """What the test can be evaluated on, by class."""
 
     @property
     def digests(self) -> Digests:
@@ -59,10 +64,12 @@ class Prepared:
             "manifest": self.manifest.digest(),
             "train": self.train.tolist(),
             "validation": self.validation.tolist(),
+            "folds": [validation.tolist() for _, validation in self.folds],
             "data_digest": self.data_digest,
             "split_digest": self.split_digest,
             "test_digest": self.test_digest,
             "test_counts": self.test_counts,
+            "test_scored": {name: asdict(of_class) for name, of_class in self.test_scored.items()},
         }
         with replacing(folder / SETTINGS) as file:
             file.write(json.dumps({**settings, "digest": digest(settings)}).encode())
@@ -93,10 +100,12 @@ class Prepared:
             manifest=manifest,
             train=np.array(settings["train"], dtype=np.int64),
             validation=np.array(settings["validation"], dtype=np.int64),
+            folds=tuple(_fold(len(manifest), validation) for validation in settings["folds"]),
             data_digest=settings["data_digest"],
             split_digest=settings["split_digest"],
             test_digest=settings["test_digest"],
             test_counts=settings["test_counts"],
+            test_scored={name: Scored(**of_class) for name, of_class in settings["test_scored"].items()},
         )
 
 
@@ -112,14 +121,20 @@ def prepare(config: DatasetConfig, cache: Path, base: Path | None) -> Prepared:
     """
     whole, parts = _read_and_split(config, cache, base)
     rows = np.union1d(parts.train, parts.validation)
+
+    def within(part: np.ndarray) -> np.ndarray:
+        return np.searchsorted(rows, part).astype(np.int64)
+
     return Prepared(
         manifest=whole.take(rows),
-        train=np.searchsorted(rows, parts.train).astype(np.int64),
-        validation=np.searchsorted(rows, parts.validation).astype(np.int64),
+        train=within(parts.train),
+        validation=within(parts.validation),
+        folds=tuple((within(train), within(validation)) for train, validation in parts.folds),
         data_digest=whole.digest(),
         split_digest=parts.digest,
         test_digest=parts.test_digest,
-        test_counts=whole.take(parts.test).class_counts(),
+        test_counts=(test := whole.take(parts.test)).class_counts(),
+        test_scored=scored(test),
     )
 
 
@@ -147,3 +162,8 @@ def sealed_test(config: DatasetConfig, cache: Path, base: Path | None, expected:
 def _read_and_split(config: DatasetConfig, cache: Path, base: Path | None) -> tuple[Manifest, Split]:
     whole = read(config, cache, base)
     return whole, split(whole, config.split)
+
+
+def _fold(rows: int, validation: list[int]) -> Fold:
+    inside = np.array(validation, dtype=np.int64)
+    return np.setdiff1d(np.arange(rows), inside), inside

@@ -4,38 +4,43 @@ from __future__ import annotations
 
 from spaces.mistakes import Mistake
 
-SHOWN = 10  # of a kind in full; then a count
+SHOWN = 10  # of a kind are printed; then a count
 
 
 class Problems:
     """Sentences by kind, in the order in which each kind was first met."""
 
     def __init__(self, where: str) -> None:
-        """`where` begins the sentence that counts what isn't shown."""
+        """`where` begins the sentence that counts what isn't printed."""
         self.where = where
         self._sentences: dict[str, list[str]] = {}
-        self._counts: dict[str, int] = {}
 
     def add(self, kind: str, sentence: str) -> None:
         """One more problem. `kind` names it in the plural, as in "repeated paths"."""
-        self._counts[kind] = self._counts.get(kind, 0) + 1
-        shown = self._sentences.setdefault(kind, [])
-        if len(shown) < SHOWN:
-            shown.append(sentence)
+        self._sentences.setdefault(kind, []).append(sentence)
 
     def __len__(self) -> int:
-        return sum(self._counts.values())
+        return sum(map(len, self._sentences.values()))
+
+    @property
+    def full(self) -> list[str]:
+        """Every sentence."""
+        return [sentence for sentences in self._sentences.values() for sentence in sentences]
+
+    @property
+    def shown(self) -> list[str]:
+        """The first ten sentences of each kind, and how many more there are."""
+        shown: list[str] = []
+        for kind, sentences in self._sentences.items():
+            shown += sentences[:SHOWN]
+            if len(sentences) > SHOWN:
+                shown.append(f"{self.where}: {len(sentences) - SHOWN} more {kind} ({len(sentences)} in all).")
+        return shown
 
     def raise_if_any(self) -> None:
         """
         Raises:
-            Mistake: with the first ten sentences of each kind, and how many more there are.
+            Mistake: with what is `shown`; its `full` are all sentences.
         """
-        sentences: list[str] = []
-        for kind, shown in self._sentences.items():
-            sentences += shown
-            if self._counts[kind] > len(shown):
-                hidden = self._counts[kind] - len(shown)
-                sentences.append(f"{self.where}: {hidden} more {kind} ({self._counts[kind]} in all).")
-        if sentences:
-            raise Mistake(*sentences)
+        if self._sentences:
+            raise Mistake(*self.shown, full=self.full)

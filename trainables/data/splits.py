@@ -1,33 +1,44 @@
-"""Divides a manifest into training, validation and test: by group, stratified by label, from a seed."""
+"""Divides a manifest into training, validation and test, or into folds: by group, stratified by label, from a seed.
+
+Where a paper's split is repeated (`SplitConfig.by`), by image or in the order of paths, as leaky as it was.
+"""
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from sklearn.model_selection import StratifiedGroupKFold
 
 from spaces.config import SplitConfig
 from spaces.mistakes import Mistake
 from spaces.strict import digest
 from trainables.data.manifest import Manifest
+from trainables.data.order import sample_order
+from trainables.data.stratification import groups_of_classes, stratified_folds
 
 PARTS = ("train", "validation", "test")
 EXAMPLES = 10
+_STAGES = {"test": 0, "validation": 1, "folds": 2, "images": 3}  # each draws an order of its own from the seed
+
+Fold = tuple[np.ndarray, np.ndarray]
+"""Training and validation rows, [.] int64 each, sorted."""
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Row numbers of the manifest, [.] int64, sorted; every row is in exactly one part."""
+    """Row numbers of the manifest, [.] int64, sorted; every row is in exactly one part, of `SplitConfig.rows: train`
+    every training row of the official split."""
 
     train: np.ndarray
     validation: np.ndarray
     test: np.ndarray
+    folds: tuple[Fold, ...]
+    """With `SplitConfig.folds` above 1, training and validation rows together, divided anew; `train` and `validation`
+    are as they are without folds. Else the one pair of them."""
     digest: str
-    """SHA-256 of the manifest's digest and the rows of each part."""
+    """SHA-256 of the manifest's digest and the rows of each part and fold."""
     test_digest: str
     """SHA-256 of the test's groups and contents only: the same test set, however the rest is divided."""
 
@@ -36,18 +47,21 @@ def split(manifest: Manifest, config: SplitConfig) -> Split:
     """Divides the rows. The same on every machine.
 
     The dataset's official parts are taken where there are any and `config.official`; a part that they lack is carved
-    from training. Groups that share an image's content count as one. A part is one fold of scikit-learn's
-    StratifiedGroupKFold, the first of those that hold most classes; test first, then validation from the rest.
+    from training. Groups that share an image's content count as one. A part is one of the folds that
+    `trainables.data.stratification` deals, the first of those that hold most classes; test first, then validation from
+    the rest.
 
     Raises:
-        Mistake: a group or content in two official parts, a class with too few groups or without training rows, or too
-            few images, always with counts.
+        Mistake: a group or content in two official parts, a class with too few groups or without training rows, in a
+            fold too, or too few images, always with counts.
     """
+    members = _members(manifest)
+    pool = _divided(manifest, config)
+    if config.by != "group":
+        return _as_in_a_paper(manifest, members, pool, config)
     groups = _joined_groups(manifest)
-    strata = _strata(manifest)
     parts: dict[str, np.ndarray] = {}
-    pool = np.arange(len(manifest))
-    if config.official and (manifest.official != "").any():
+    if config.official and config.rows == "all" and (manifest.official != "").any():
         _refuse_unassigned(manifest)
         _refuse_leaks(manifest)
         parts = {part: np.flatnonzero(manifest.official == part) for part in ("validation", "test")}
@@ -55,20 +69,77 @@ def split(manifest: Manifest, config: SplitConfig) -> Split:
         pool = np.flatnonzero(manifest.official == "train")
     carved = [part for part in ("test", "validation") if part not in parts]
     if carved:
-        _refuse_few_groups(manifest, groups, pool, ["train", *reversed(carved)])
+        needed = ["train", *reversed(carved)]
+        each = f"one for each of {', '.join(needed)}"
+        _refuse_few_groups(manifest.classes, groups[pool], members[pool], len(needed), each)
     for part in carved:
         fraction = config.test if part == "test" else config.validation
-        parts[part] = _carve(part, fraction, config.seed, groups, strata, pool)
+        parts[part] = pool[_carve(part, fraction, config.seed, groups[pool], members[pool])]
         pool = np.setdiff1d(pool, parts[part])
     parts["train"] = pool
-    _refuse_untrained_classes(manifest, parts)
+    _refuse_untrained_classes(manifest.classes, members, parts)
+    folds: tuple[Fold, ...] = ()
+    if config.folds > 1:
+        either = np.union1d(parts["train"], parts["validation"])
+        folds = _folds(manifest.classes, groups, members, either, config)
+    return _named(manifest, parts, folds)
+
+
+def _named(manifest: Manifest, parts: dict[str, np.ndarray], folds: tuple[Fold, ...] = ()) -> Split:
     rows = {part: parts[part].astype(np.int64) for part in PARTS}
+    folds = folds or ((rows["train"], rows["validation"]),)
     test = manifest.take(rows["test"])
     return Split(
         **rows,
-        digest=digest({"manifest": manifest.digest(), **{part: rows[part].tolist() for part in PARTS}}),
+        folds=folds,
+        digest=digest(
+            {
+                "manifest": manifest.digest(),
+                **{part: rows[part].tolist() for part in PARTS},
+                "folds": [validation.tolist() for _, validation in folds],
+            }
+        ),
         test_digest=digest(sorted(set(zip(test.groups.tolist(), test.contents.tolist(), strict=True)))),
     )
+
+
+def _divided(manifest: Manifest, config: SplitConfig) -> np.ndarray:
+    """[.] int64: the rows that are divided."""
+    if config.rows == "all":
+        return np.arange(len(manifest))
+    rows = np.flatnonzero(manifest.official == "train")
+    if not len(rows):
+        raise Mistake(
+            "dataset.split.rows: only the training images of the dataset's own split are to be divided, but this copy "
+            "has no such split; take the copy that has one, or write rows: all."
+        )
+    return rows
+
+
+def _as_in_a_paper(manifest: Manifest, members: np.ndarray, pool: np.ndarray, config: SplitConfig) -> Split:
+    """Shares of all images, not stratified: drawn one by one, or cut in the order of paths where the next group begins.
+
+    Groups and copies of an image aren't looked at, but that cuts never go through a group whose images follow one
+    another.
+    """
+    if config.folds > 1:
+        raise Mistake(f"dataset.split.folds: {config.folds} folds can't be divided by {config.by}; write folds: 1.")
+    if config.by == "image":
+        drawn = pool[sample_order(config.seed % 2**64, _STAGES["images"], len(pool))]
+    else:
+        drawn = pool[np.argsort(manifest.paths[pool], kind="stable")]
+    ends = [round(config.validation * len(pool)), round((config.validation + config.test) * len(pool))]
+    if config.by == "order":
+        group = manifest.groups[drawn]
+        begins = np.append(np.flatnonzero(np.append(True, group[1:] != group[:-1])), len(pool))
+        ends = [int(begins[np.searchsorted(begins, end)]) for end in ends]
+    validation, test, train = (np.sort(rows) for rows in np.split(drawn, ends))
+    parts = {"train": train, "validation": validation, "test": test}
+    for part, rows in parts.items():
+        if not len(rows):
+            raise Mistake(f"dataset: {len(pool)} images are too few to divide, {part} would have none; add images.")
+    _refuse_untrained_classes(manifest.classes, members, parts)
+    return _named(manifest, parts)
 
 
 def _joined_groups(manifest: Manifest) -> np.ndarray:
@@ -81,16 +152,6 @@ def _joined_groups(manifest: Manifest) -> np.ndarray:
     return component[group].astype(np.int64)
 
 
-def _strata(manifest: Manifest) -> np.ndarray:
-    """[N] int64 to stratify by: the label; multilabel: the rarest finding that an image has, 0 for none."""
-    if manifest.task != "multilabel":
-        return manifest.labels
-    positive = manifest.labels == 1
-    by_rarity = np.argsort(positive.sum(axis=0), kind="stable")
-    ranked = positive[:, by_rarity]
-    return np.where(ranked.any(axis=1), by_rarity[ranked.argmax(axis=1)] + 1, 0).astype(np.int64)
-
-
 def _members(manifest: Manifest) -> np.ndarray:
     """[N, L] bool: which classes each row counts for."""
     if manifest.task == "multilabel":
@@ -98,23 +159,38 @@ def _members(manifest: Manifest) -> np.ndarray:
     return manifest.labels[:, None] == np.arange(len(manifest.classes))
 
 
-def _carve(
-    part: str, fraction: float, seed: int, groups: np.ndarray, strata: np.ndarray, pool: np.ndarray
-) -> np.ndarray:
+def _carve(part: str, fraction: float, seed: int, groups: np.ndarray, members: np.ndarray) -> np.ndarray:
+    """[N] bool: the rows of one fold."""
     folds = max(2, round(1 / fraction))
-    largest = int(np.bincount(strata[pool]).max())
-    distinct = len(np.unique(groups[pool]))
+    largest = int(members.sum(axis=0).max())
+    distinct = len(np.unique(groups))
     if folds > min(largest, distinct):
         raise Mistake(
-            f"dataset.split.{part}: {fraction:g} means one of {folds} parts, but {len(pool)} images remain, in "
+            f"dataset.split.{part}: {fraction:g} means one of {folds} parts, but {len(groups)} images remain, in "
             f"{distinct} groups, {largest} images of the largest class; raise {part}, or add images."
         )
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed % 2**32)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of small classes: what matters of that is refused with counts
-        candidates = [fold for _, fold in splitter.split(pool, strata[pool], groups[pool])]
-    best = max(candidates, key=lambda fold: len(np.unique(strata[pool[fold]])))
-    return np.sort(pool[best])
+    number = stratified_folds(groups, members, folds, seed, _STAGES[part])
+    return number == max(range(folds), key=lambda fold: int(members[number == fold].any(axis=0).sum()))
+
+
+def _folds(
+    classes: tuple[str, ...], groups: np.ndarray, members: np.ndarray, rows: np.ndarray, config: SplitConfig
+) -> tuple[Fold, ...]:
+    _refuse_few_groups(classes, groups[rows], members[rows], config.folds, f"one for each of {config.folds} folds")
+    number = stratified_folds(groups[rows], members[rows], config.folds, config.seed, _STAGES["folds"])
+    sentences = []
+    for fold in range(config.folds):
+        inside = members[rows[number == fold]].sum(axis=0)
+        outside = members[rows].sum(axis=0) - inside
+        sentences += [
+            f'dataset.split.folds: class "{name}" has {outside[i]} training and {inside[i]} validation images in fold '
+            f"{fold + 1} of {config.folds}, expected some in both; take fewer folds, or another split.seed."
+            for i, name in enumerate(classes)
+            if inside[i] == 0 or outside[i] == 0
+        ]
+    if sentences:
+        raise Mistake(*sentences)
+    return tuple((rows[number != fold], rows[number == fold]) for fold in range(config.folds))
 
 
 def _refuse_unassigned(manifest: Manifest) -> None:
@@ -154,28 +230,26 @@ def _refuse_leaks(manifest: Manifest) -> None:
         )
 
 
-def _refuse_few_groups(manifest: Manifest, groups: np.ndarray, pool: np.ndarray, needed: list[str]) -> None:
-    members = _members(manifest)[pool]
-    sentences = []
-    for i, name in enumerate(manifest.classes):
-        distinct = len(np.unique(groups[pool][members[:, i]]))
-        if distinct < len(needed):
-            sentences.append(
-                f'dataset: class "{name}" has {int(members[:, i].sum())} images in {distinct} groups to divide, '
-                f"expected at least {len(needed)} groups, one for each of {', '.join(needed)}; add images, or leave "
-                "the class out."
-            )
+def _refuse_few_groups(
+    classes: tuple[str, ...], groups: np.ndarray, members: np.ndarray, needed: int, each: str
+) -> None:
+    images, distinct = members.sum(axis=0), groups_of_classes(groups, members)
+    sentences = [
+        f'dataset: class "{name}" has {images[i]} images in {distinct[i]} groups to divide, expected at least {needed} '
+        f"groups, {each}; add images, or leave the class out."
+        for i, name in enumerate(classes)
+        if distinct[i] < needed
+    ]
     if sentences:
         raise Mistake(*sentences)
 
 
-def _refuse_untrained_classes(manifest: Manifest, parts: dict[str, np.ndarray]) -> None:
-    members = _members(manifest)
+def _refuse_untrained_classes(classes: tuple[str, ...], members: np.ndarray, parts: dict[str, np.ndarray]) -> None:
     counts = {part: members[parts[part]].sum(axis=0) for part in PARTS}
     sentences = [
         f'dataset: class "{name}" has no training images ({counts["validation"][i]} in validation, {counts["test"][i]} '
         "in test); add some, join it with another class, or take another split.seed."
-        for i, name in enumerate(manifest.classes)
+        for i, name in enumerate(classes)
         if counts["train"][i] == 0
     ]
     if sentences:

@@ -17,7 +17,7 @@ def test_rows_are_the_files_of_their_part(digits: Digits) -> None:
     data = digits.data(config)
     assert data.classes == tuple("0123456789") and data.task == "classification"
     for part, rows in ((data.train, prepared.train), (data.validation, prepared.validation)):
-        assert len(part) == len(rows) == len(part.groups)
+        assert len(part) == len(rows) == len(part.units)
         assert part.pixels.shape == (len(rows), 1, 56, 56) and part.pixels.dtype == torch.uint8
         for row in (0, 7, len(rows) - 1):
             path = prepared.manifest.paths[rows[row]]
@@ -25,7 +25,7 @@ def test_rows_are_the_files_of_their_part(digits: Digits) -> None:
                 expected = np.asarray(image.resize((56, 56), Image.Resampling.BICUBIC))
             assert np.array_equal(part.pixels[row, 0].numpy(), expected)
             assert data.classes[part.labels[row]] == path.split("/")[0]
-    assert not set(data.train.groups) & set(data.validation.groups)
+    assert not set(data.train.units.groups) & set(data.validation.units.groups)
 
 
 def test_training_images_are_larger_for_crops_validation_images_never(digits: Digits) -> None:

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.data import get_testdata_file
 
 from spaces.mistakes import Mistake
 from trainables.data import pixels as module
 from trainables.data.contents import content_hashes
 from trainables.data.images import open_image
-from trainables.data.pixels import PixelSpec, open_many, open_pixels, pixel_key
+from trainables.data.pixels import PixelSpec, decode_file, open_many, open_pixels, pixel_key
 
 SMALL = PixelSpec(height=8, width=6)
 
@@ -230,3 +231,56 @@ def test_an_interrupted_build_leaves_nothing(manifest, cache: Path) -> None:
         open_pixels(manifest, SMALL, cache, progress=interrupt)
     assert [p.suffix for p in (cache / "pixels").iterdir()] == [".lock"]
     assert open_pixels(manifest, SMALL, cache).decoded == 40
+
+
+CROPPED = [PixelSpec(height=n, width=n, crop="breast", side=side) for n in (8, 20, 64) for side in ("keep", "left")]
+
+
+@pytest.fixture
+def breasts(tmp_path: Path, listed):
+    """A grey rectangle at the left and at the right edge, in JPEGs large enough to be decoded smaller."""
+    (tmp_path / "data").mkdir()
+    for name, left in (("left.jpg", 0), ("right.jpg", 300)):
+        image = np.zeros((600, 500), dtype=np.uint8)
+        image[100:400, left : left + 200] = np.linspace(60, 200, 200)[:: 1 if left else -1]
+        Image.fromarray(image).save(tmp_path / "data" / name, quality=95)
+    return listed(tmp_path / "data", ["left.jpg", "right.jpg"])
+
+
+def test_crops_are_cut_before_resizing(breasts, cache: Path) -> None:
+    whole, keep, left = (
+        np.array(open_pixels(breasts, spec, cache).array, dtype=int)
+        for spec in (PixelSpec(height=64, width=64), *CROPPED[-2:])
+    )
+    assert (whole[0, 0, :, 40:] < 10).all() and (whole[:, 0, 50:] < 10).all()
+    assert (keep[:, 0, 8:56, 8:56] > 50).all(), "the rectangle fills the crop"
+    assert keep[1, 0, 32, 60] > 180 and keep[1, 0, 32, 4] < 90
+    np.testing.assert_array_equal(left[1], keep[1, :, :, ::-1])
+    np.testing.assert_array_equal(left[0], keep[0])
+
+
+def test_a_crop_does_not_depend_on_what_is_built_with_it(breasts, tmp_path: Path) -> None:
+    specs = [*CROPPED, *(PixelSpec(height=n, width=n) for n in (8, 64))]
+    together = open_many(breasts, specs, tmp_path / "together")
+    assert len({p.key for p in together}) == len(specs)
+    assert sum(p.decoded for p in together) == 2 * 3, "once whole, twice smaller"
+    for spec, pixels in zip(specs, together, strict=True):
+        np.testing.assert_array_equal(pixels.array, open_pixels(breasts, spec, tmp_path / "alone").array)
+        np.testing.assert_array_equal(pixels.array[1], decode_file(breasts.root / "right.jpg", spec))
+
+
+def test_dicom_files_among_others(tmp_path: Path, write_image, listed, cache: Path) -> None:
+    data = tmp_path / "data"
+    write_image(data / "a.png", 1, mode="L")
+    source = get_testdata_file("MR_small_RLE.dcm", download=False)
+    (data / "b.dcm").write_bytes(Path(str(source)).read_bytes())
+    (data / "c").write_bytes(Path(str(source)).read_bytes())
+    spec = PixelSpec(height=64, width=64)
+    pixels = open_pixels(listed(data, ["a.png", "b.dcm", "c"]), spec, cache)
+    assert pixels.array.shape == (3, 1, 64, 64)
+    for row in (1, 2):
+        np.testing.assert_array_equal(pixels.array[row, 0], np.asarray(open_image(data / "b.dcm")))
+    np.testing.assert_array_equal(pixels.array[1], decode_file(data / "c", spec))
+    (data / "b.dcm").write_bytes((data / "c").read_bytes()[:-300])
+    with pytest.raises(Mistake, match=r"b\.dcm: truncated"):
+        open_pixels(listed(data, ["a.png", "b.dcm", "c"]), PixelSpec(height=9, width=9), cache)

@@ -40,6 +40,24 @@ def test_saved_and_loaded_is_the_same(config: DatasetConfig, cache: Path, tmp_pa
     np.testing.assert_array_equal(again.validation, prepared.validation)
 
 
+@pytest.mark.parametrize("folds", [1, 3])
+def test_folds_are_kept(config: DatasetConfig, cache: Path, tmp_path: Path, folds: int) -> None:
+    config = config.model_copy(update={"split": SplitConfig(folds=folds)})
+    prepared = prepare(config, cache, tmp_path)
+    prepared.save(tmp_path / "saved")
+    again = Prepared.load(tmp_path / "saved")
+    assert len(again.folds) == len(prepared.folds) == folds
+    for found, expected in zip(again.folds, prepared.folds, strict=True):
+        for rows, same in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(rows, same)
+            assert rows.dtype == np.int64
+    contents = prepared.manifest.contents
+    assert sorted(contents[np.concatenate([v for _, v in again.folds])]) == sorted(
+        contents if folds > 1 else contents[prepared.validation]
+    )
+    assert not set(sealed_test(config, cache, tmp_path, prepared).contents) & set(contents)
+
+
 @pytest.mark.parametrize("spoil", ["flip", "remove", "other manifest"])
 def test_damage_is_refused(config: DatasetConfig, cache: Path, tmp_path: Path, spoil: str) -> None:
     prepared = prepare(config, cache, tmp_path)

@@ -11,7 +11,7 @@ from spaces.config import DatasetConfig
 from spaces.mistakes import Mistake, nearest
 from spaces.strict import Strict
 from trainables.data.manifest import Manifest
-from trainables.data.readers import aptos2019, csv, folder
+from trainables.data.readers import aptos2019, cbis_ddsm, chexpert, csv, folder, isic2019
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,14 @@ READERS: dict[str, Reader] = {
     "folder": Reader(folder.Options, folder.read),
     "csv": Reader(csv.Options, csv.read),
     "aptos2019": Reader(aptos2019.Options, aptos2019.read),
+    "cbis_ddsm": Reader(cbis_ddsm.Options, cbis_ddsm.read),
+    "isic2019": Reader(isic2019.Options, isic2019.read),
+    "chexpert": Reader(chexpert.Options, chexpert.read),
 }
 
 
 def read(config: DatasetConfig, cache: Path, base: Path | None) -> Manifest:
-    """Reads a dataset's tables and lists its images; no pixel is decoded.
+    """Reads a dataset's tables and lists its images; none is decoded but to find near-duplicates, once.
 
     Args:
         config: says which reader, where, and the reader's options.
@@ -57,4 +60,6 @@ def read(config: DatasetConfig, cache: Path, base: Path | None) -> Manifest:
             problems += mistake.sentences
     if reader is None or options is None or problems:
         raise Mistake(*problems)
-    return reader.read(root, options, cache)
+    manifest = reader.read(root, options, cache)
+    manifest.check_units()
+    return manifest

@@ -18,18 +18,20 @@ from spaces.mistakes import Mistake
 from spaces.strict import Strict
 from trainables.data.contents import content_hashes
 from trainables.data.manifest import Manifest
+from trainables.data.near import join_near_duplicates
 from trainables.data.problems import Problems
 from trainables.data.readers.paths import Root
-from trainables.data.readers.table import read_table
+from trainables.data.readers.table import try_table
 
 GRADES = ("no DR", "mild", "moderate", "severe", "proliferative")
+_GRADES = ("0", "1", "2", "3", "4")
 COMPETITION = (("train.csv", "train_images", ""),)
 REUPLOAD = (
     ("train_1.csv", "train_images", "train"),
     ("valid.csv", "val_images", "validation"),
     ("test.csv", "test_images", "test"),
 )
-NO_PATIENTS = "APTOS2019 has no patient ids: that both eyes of a person are in different parts can't be excluded."
+NO_PATIENTS = "APTOS2019 has no patient ids: that images of a person are in different parts can't be excluded."
 
 
 class Options(Strict):
@@ -37,6 +39,8 @@ class Options(Strict):
 
     conflicts: Literal["refuse", "drop"] = "drop"
     """What to do with byte-identical images of different grades: refuse, or leave all copies out of every part."""
+    near_duplicates: Literal["group", "ignore"] = "group"
+    """Whether images that look alike are kept in one part (trainables.data.near), for which all are decoded once."""
 
 
 def read(root: Path, options: Options, cache: Path) -> Manifest:
@@ -50,11 +54,7 @@ def read(root: Path, options: Options, cache: Path) -> Manifest:
     rows: list[tuple[str, int, str]] = []  # path, grade, part
     safe = Root(root)
     for table_name, folder, part in _copy(root):
-        try:
-            rows += _rows(root, safe, table_name, folder, part, problems)
-        except Mistake as mistake:
-            for sentence in mistake.sentences:
-                problems.add(f"problems of {table_name}", f"aptos2019: {sentence}")
+        rows += _rows(root, safe, table_name, folder, part, problems)
     problems.raise_if_any()
     rows.sort()
     paths = [path for path, _, _ in rows]
@@ -70,8 +70,10 @@ def read(root: Path, options: Options, cache: Path) -> Manifest:
         groups=contents,
         official=np.array([part for _, _, part in rows], dtype=np.str_),
         notes=(NO_PATIENTS,),
+        crop="disc",
     )
-    return _without_conflicts(manifest, options)
+    manifest = _without_conflicts(manifest, options)
+    return join_near_duplicates(manifest, cache) if options.near_duplicates == "group" else manifest
 
 
 def _copy(root: Path) -> tuple[tuple[str, str, str], ...]:
@@ -93,16 +95,18 @@ def _copy(root: Path) -> tuple[tuple[str, str, str], ...]:
 
 
 def _rows(root: Path, safe: Root, name: str, folder: str, part: str, problems: Problems) -> list[tuple[str, int, str]]:
-    table = read_table(root, name, ("id_code", "diagnosis"))
+    table = try_table(root, name, ("id_code", "diagnosis"), problems, "aptos2019")
     images = f"{folder}/{folder}" if (root / folder / folder).is_dir() else folder
+    for row, grade in table.cells("diagnosis"):
+        if grade not in _GRADES:
+            is_ = f'"{grade}"' if grade else "empty"
+            problems.add("grades that can't be", f"{table.name} row {row}: diagnosis is {is_}, expected 0 to 4.")
+    grades = dict(table.cells("diagnosis"))
     first: dict[str, int] = {}
     found = []
-    for row, code, grade in zip(table.rows, table.columns["id_code"], table.columns["diagnosis"], strict=True):
-        where = f"aptos2019: {name} row {row}"
+    for row, code in table.cells("id_code"):
+        where = f"{table.name} row {row}"
         path = f"{images}/{code}.png"
-        if grade not in ("0", "1", "2", "3", "4"):
-            is_ = f'"{grade}"' if grade else "empty"
-            problems.add("grades that can't be", f"{where}: diagnosis is {is_}, expected 0 to 4.")
         if not code:
             problems.add("empty ids", f"{where}: id_code is empty.")
         elif code in first:
@@ -110,8 +114,8 @@ def _rows(root: Path, safe: Root, name: str, folder: str, part: str, problems: P
             problems.add("repeated ids", sentence)
         elif reason := safe.problem(path):
             problems.add("images that can't be used", f'{where}: "{path}" {reason}.')
-        elif grade in ("0", "1", "2", "3", "4"):
-            found.append((path, int(grade), part))
+        elif grades.get(row) in _GRADES:
+            found.append((path, int(grades[row]), part))
         first.setdefault(code, row)
     return found
 

@@ -13,7 +13,7 @@ from trainables.data.contents import content_hashes
 from trainables.data.manifest import Manifest
 from trainables.data.problems import Problems
 from trainables.data.readers.paths import Root
-from trainables.data.readers.table import Table, read_table
+from trainables.data.readers.table import Table, try_table
 
 SPLIT_WORDS = {
     "train": "train",
@@ -57,10 +57,10 @@ def read(root: Path, options: Options, cache: Path) -> Manifest:
             split words, with row numbers, all of them together.
     """
     wanted = (options.path, options.label, options.group, options.split)
-    table = read_table(root, options.table, [column for column in wanted if column is not None])
-    problems = Problems(table.name)
+    problems = Problems(options.table)
+    table = try_table(root, options.table, [column for column in wanted if column is not None], problems)
     paths = _paths(table, options.path, Root(root), problems)
-    labels = table.columns[options.label]
+    labels = table.columns.get(options.label, [])
     classes = options.classes or tuple(sorted(set(labels) - {""}))
     _check_labels(table, options.label, classes, problems)
     official = _official(table, options.split, problems)
@@ -96,7 +96,7 @@ def read(root: Path, options: Options, cache: Path) -> Manifest:
 def _paths(table: Table, column: str, root: Root, problems: Problems) -> list[str]:
     first: dict[str, int] = {}
     paths = []
-    for row, cell in zip(table.rows, table.columns[column], strict=True):
+    for row, cell in table.cells(column):
         where = f"{table.name} row {row}"
         path = str(PurePosixPath(cell)) if cell else ""
         paths.append(path)
@@ -113,7 +113,7 @@ def _paths(table: Table, column: str, root: Root, problems: Problems) -> list[st
 
 
 def _check_labels(table: Table, column: str, classes: tuple[str, ...], problems: Problems) -> None:
-    for row, label in zip(table.rows, table.columns[column], strict=True):
+    for row, label in table.cells(column):
         if not label:
             problems.add("empty labels", f"{table.name} row {row}: {column} is empty, expected one of the classes.")
         elif label not in classes:
@@ -121,7 +121,7 @@ def _check_labels(table: Table, column: str, classes: tuple[str, ...], problems:
                 f'{table.name} row {row}: {column} is "{label}", expected one of the classes.{nearest(label, classes)}'
             )
             problems.add("unknown labels", sentence)
-    if len(classes) < 2:
+    if column in table.columns and len(classes) < 2 and table.rows:
         problems.add("tables of one class", f"{table.name}: {column} has {len(classes)} class, expected two or more.")
 
 
@@ -129,7 +129,7 @@ def _official(table: Table, column: str | None, problems: Problems) -> list[str]
     if column is None:
         return [""] * len(table.rows)
     official = []
-    for row, cell in zip(table.rows, table.columns[column], strict=True):
+    for row, cell in table.cells(column):
         part = SPLIT_WORDS.get(cell.lower(), "")
         if not part:
             found = f'"{cell}"' if cell else "empty"

@@ -28,9 +28,19 @@ def test_mistakes_of_the_settings_come_together(cache: Path, tmp_path: Path) -> 
     assert any('unknown key "group". Did you mean "groups"?' in s for s in (option, other))
 
 
-@pytest.mark.parametrize("options", [{"conflicts": "keep"}, {"conflict": "drop"}])
-def test_options_are_strict(cache: Path, tmp_path: Path, options: dict[str, str]) -> None:
-    assert "dataset.options" in sentences(cache, reader="aptos2019", root=str(tmp_path), options=options)[0]
+@pytest.mark.parametrize(
+    ("reader", "options"),
+    [
+        ("aptos2019", {"conflicts": "keep"}),
+        ("aptos2019", {"conflict": "drop"}),
+        ("aptos2019", {"near_duplicates": "drop"}),
+        ("isic2019", {"test": "theirs"}),
+        ("chexpert", {"views": "PA"}),
+        ("chexpert", {"blanks": "ones"}),
+    ],
+)
+def test_options_are_strict(cache: Path, tmp_path: Path, reader: str, options: dict[str, str]) -> None:
+    assert "dataset.options" in sentences(cache, reader=reader, root=str(tmp_path), options=options)[0]
 
 
 def test_the_missing_table_of_csv_is_told(cache: Path, tmp_path: Path) -> None:

@@ -1,26 +1,14 @@
-"""Training targets and losses. Each loss is a sum over images, so that its mean over a global batch can be taken
-wherever the batch lies."""
+"""Mixup at the freeze boundary. What is mixed are images' hidden states and their targets' masses
+(trainables.outputs)."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spaces.config import TrialConfig
 from trainables.model import Model
-
-
-def targets(labels: Tensor, classes: int, smoothing: float) -> Tensor:
-    """Soft targets [B, classes] from class indices [B]; `smoothing` is spread evenly over all classes."""
-    one_hot = F.one_hot(labels, classes).to(torch.float32)
-    return one_hot * (1 - smoothing) + smoothing / classes
-
-
-def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Sum over images of the cross-entropy with soft targets; both [B, classes], computed in fp32."""
-    return -(targets * logits.float().log_softmax(dim=1)).sum()
 
 
 class Mixup:
@@ -48,15 +36,20 @@ def mix(values: Tensor, share: Tensor) -> Tensor:
 
 
 class MixedForward(nn.Module):
-    """The model's forward with mixing at its freeze boundary: one module, so that DDP can wrap it."""
+    """The trained part's forward with mixing where it begins: one module, so that DDP can wrap it."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, images: Tensor, share: Tensor | None = None) -> Tensor:
-        """Logits [B, classes] of images [B, C, H, W] in [0, 1]; `share` [B] as `mix` takes it."""
-        hidden = self.model.hidden(images)
+    def forward(self, given: Tensor, share: Tensor | None = None) -> Tensor:
+        """Outputs [B, width] of hidden states or, where the stem is trained, of images [B, C, H, W] in [0, 1].
+
+        Args:
+            given: what `trainables.prefix.Prefix` gives.
+            share: [B] as `mix` takes it.
+        """
+        hidden = self.model.hidden(given) if self.model.stem_trained else given
         if share is not None:
             hidden = mix(hidden, share)
         return self.model.from_hidden(hidden)

@@ -1,0 +1,132 @@
+"""How long does a search take, beside two baselines that run the same trials?
+
+    make bench-search    (python -m benchmarks.search [--regime NAME ...] [--repeats 3] [--json FILE] [--tiny])
+
+*plain*: a function under Ray Tune with timm, torchvision's transforms, an image folder and DataLoader workers.
+*strong*: images resized beforehand to uint8 files, reused actors, bf16 on an accelerator, a fused optimizer.
+Each regime is a recorded list of trials that every side runs to the end, in the same order, without anything stopped
+early, each side in a process of its own; sides take turns in an order that changes with each repeat. Caches are cold,
+and what is built is built inside the clock; the clock holds everything from the start of the process to its end. The
+files of images are in the page cache for all sides alike. A baseline runs a stratified tenth of a long list (`--whole`:
+all of it) and its time is scaled: what each stratum's trials held a slot for, times their number, and what lies around
+the trials once. `uncached` is medtune without stored activations, on the baselines' trials.
+
+Columns: wall seconds (median over repeats; * scaled), seconds of building in it, ratio of a baseline's wall to ours
+(median; range), the same without what lies around the trials (imports, Ray's start and end), the ceiling that sharing
+alone sets on that list (block passes), and how far final values lie apart.
+
+`--equal-quality` compares searches instead of replays: each side searches the same space with as many trials, the plain
+one with OptunaSearch and ASHA; the best configuration of each is then trained by the plain script on three seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.search import images
+from benchmarks.search.plain import Setting
+from benchmarks.search.quality import equal_quality, quality_table
+from benchmarks.search.regimes import REGIMES, Regime
+from benchmarks.search.replayed import measure, table
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How large everything is."""
+
+    backbone: str
+    resolution: int
+    images: dict[str, int]
+    epochs: int
+    trials: int | None = None
+    """Of every list; None: as many as the regime has."""
+    blocks: tuple[int | str, ...] = (0, 1, 2, 4, "all")
+
+
+FULL = Size("dinov2_small", 56, {"digits": 700, "jpegs": 500}, 10)
+TINY = Size("dinov2_tiny", 56, {"digits": 240, "jpegs": 40}, 2, 4, (0, 1, "all"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--regime", nargs="+", choices=[regime.name for regime in REGIMES], help="all by default")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--tiny", action="store_true", help="a tiny backbone and four trials: does it run?")
+    parser.add_argument("--whole", action="store_true", help="baselines run whole lists")
+    parser.add_argument("--equal-quality", action="store_true", help="searches instead of replays")
+    parser.add_argument("--backbone", help=f"of the DINOv2 family; {FULL.backbone} by default")
+    parser.add_argument("--resolution", type=int, help=f"side in pixels; {FULL.resolution} by default")
+    parser.add_argument("--images", type=int, help="in a data set")
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--trials", type=int, help="of every list")
+    parser.add_argument("--accelerators", type=float, default=0, help="of a trial; a fraction shares one")
+    parser.add_argument("--compile", action="store_true", help="the strong baseline compiles its model")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+
+    size = _size(options)
+    cpus, console, started = len(os.sched_getaffinity(0)), Console(), time.monotonic()
+    found: dict[str, Any] = {
+        "machine": {"cpus": cpus, "processor": platform.processor() or platform.machine(), "load": os.getloadavg()[0]},
+        "size": dataclasses.asdict(size),
+        "repeats": options.repeats,
+    }
+    with tempfile.TemporaryDirectory() as home:
+        weights = Path(home) / "weights.safetensors"
+        found["weights"] = images.write_weights(size.backbone, size.resolution, weights)
+
+        def setting(kind: str) -> Setting:
+            folder = Path(home) / kind
+            if not folder.exists():
+                images.write(kind, folder, size.images[kind])
+            return Setting(
+                str(folder), "digits" if kind == "digits" else "natural", size.backbone, str(weights), size.resolution,
+                size.epochs, 1, options.accelerators, options.compile,
+            )  # fmt: skip
+
+        if options.equal_quality:
+            found["quality"] = equal_quality(
+                setting("digits"), size.trials or 24, size.blocks, cpus, options.repeats, console
+            )
+            console.print(quality_table(found["quality"]))
+        else:
+            chosen: list[Regime] = [r for r in REGIMES if not options.regime or r.name in options.regime]
+            found["regimes"] = []
+            for regime in chosen:
+                fitting = _fitting(regime, size)
+                found["regimes"].append(
+                    measure(fitting, setting(regime.images), cpus, options.repeats, options.whole, console)
+                )
+            console.print(table(found["regimes"]))
+    found["seconds"] = time.monotonic() - started
+    console.print(f"{found['seconds']:.0f} s in all")
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def _size(options: argparse.Namespace) -> Size:
+    size = TINY if options.tiny else FULL
+    given = {name: getattr(options, name) for name in ("backbone", "resolution", "epochs", "trials")}
+    if options.images:
+        given["images"] = dict.fromkeys(size.images, options.images)
+    return dataclasses.replace(size, **{name: value for name, value in given.items() if value is not None})
+
+
+def _fitting(regime: Regime, size: Size) -> Regime:
+    """The regime with blocks that a small backbone has, and as many trials as were asked for."""
+    trained = tuple(k for k in regime.trained if k in size.blocks) or (1,)
+    return dataclasses.replace(regime, trained=trained, trials=size.trials or regime.trials)
+
+
+if __name__ == "__main__":
+    main()

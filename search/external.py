@@ -1,0 +1,94 @@
+"""A finished final's model on another dataset: an external test set, every image of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from search.evaluation import evaluate, metrics_of_seeds
+from search.ledger import Ledger
+from spaces.config import FORMAT, DatasetConfig
+from spaces.mistakes import Mistake
+from spaces.strict import digest, read_yaml
+from trainables.data.manifest import Manifest
+from trainables.data.parts import part
+from trainables.data.pixels import open_many
+from trainables.data.readers import read
+from trainables.data.units import units_of
+from trainables.files import write_json
+from trainables.loop import predict
+from trainables.model_folder import CARD, Trained, load_model, read_card
+from trainables.place import this_machine
+
+
+def evaluate_external(
+    dataset: Path, models: Sequence[Path], again: str | None = None
+) -> list[tuple[Path, dict[str, Any]]]:
+    """Evaluates models on all rows of a dataset, and notes it in the ledger of openings beside them.
+
+    Args:
+        dataset: a YAML file with a DatasetConfig (as under `dataset:` of a search's settings); its split isn't used.
+        models: model folders that `medtune final` wrote.
+        again: why this set is opened again, if it was opened before for something else.
+
+    Returns:
+        For each model the file that was written into its final's folder, and the result.
+
+    Raises:
+        Mistake: another task or other classes than the model's, data that can't be used, or a set that was opened.
+    """
+    config = _dataset(dataset)
+    loaded = [(folder, load_model(folder)) for folder in models]
+    storage = models[0].resolve().parent
+    manifest = read(config, storage / "external-cache", dataset.parent)
+    problems = [p for folder, trained in loaded for p in _differences(folder, trained, manifest)]
+    if problems:
+        raise Mistake(*problems)
+    ledger = Ledger(storage)
+    test = digest(sorted(set(zip(manifest.groups.tolist(), manifest.contents.tolist(), strict=True))))
+    what = digest([str(read_card(folder)["digest"]) for folder in models])
+    standing = ledger.open(test, what, tuple(sorted({folder.name for folder in models})), len(models), again)
+    units, written = units_of(manifest), []
+    for folder, trained in loaded:
+        pixels = open_many(manifest, [trained.pixels], storage / "external-cache")[0]
+        place = this_machine()
+        own = predict(trained.model, trained.config, part(manifest, pixels), place)[None]
+        metric = str(read_card(folder)["metric"])
+        result = {
+            "format": FORMAT,
+            "kind": "medtune external evaluation",
+            "model": folder.name,
+            "dataset": {"reader": config.reader, "digest": manifest.digest()},
+            "metric": metric,
+            "units": len(units),
+            "groups": len(set(units.groups.tolist())),
+            "opening": asdict(standing),
+            "time": time.time(),
+            **evaluate(metric, manifest.task, manifest.classes, units, own, 0, None),
+            "metrics": metrics_of_seeds(units, own, manifest.task)[0],
+        }
+        path = folder.parent / f"{folder.name}-external-{manifest.digest()[:8]}.json"
+        write_json(path, result)
+        written.append((path, result))
+    return written
+
+
+def _dataset(path: Path) -> DatasetConfig:
+    data = read_yaml(path)
+    if not isinstance(data, dict):
+        raise Mistake(f"{path}: expected the settings of a dataset (reader, root, ...), found {type(data).__name__}.")
+    return DatasetConfig.parse(data.get("dataset", data), str(path))
+
+
+def _differences(folder: Path, trained: Trained, manifest: Manifest) -> list[str]:
+    if manifest.task != trained.task:
+        return [f"{folder / CARD}: the model is for {trained.task}, the dataset is for {manifest.task}; give another."]
+    if manifest.classes != trained.classes:
+        return [
+            f"{folder / CARD}: the model's classes are {', '.join(trained.classes)}, the dataset's are "
+            f"{', '.join(manifest.classes)}; name and order them alike (csv: options.classes)."
+        ]
+    return []

@@ -1,0 +1,136 @@
+"""Whether space, metric and strategy suit the dataset: told before the start."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from search.suitable import check_metric, check_strategy, check_task
+from spaces.config import SearchConfig
+from spaces.dimensions import Space
+from spaces.library import assemble
+from spaces.mistakes import Mistake
+from trainables.data.manifest import Manifest, Task
+from trainables.data.prepared import Prepared
+from trainables.data.units import Scored
+
+
+def config(**changes: Any) -> SearchConfig:
+    base = {"name": "a", "dataset": {"reader": "folder", "root": "x"}, "backbones": ["mae_tiny", "dinov2_tiny"]}
+    return SearchConfig.parse({**base, **changes}, "s")
+
+
+def space(**changes: Any) -> Space:
+    return assemble(config(space=changes))
+
+
+def manifest(task: Task, labels: Any) -> Manifest:
+    from pathlib import Path
+
+    array = np.array(labels, dtype=np.float32 if task == "multilabel" else np.int64)
+    names = np.array([str(i) for i in range(len(array))])
+    return Manifest(
+        root=Path("x"), task=task, classes=("a", "b"), metric="accuracy", policy="none", paths=names, contents=names,
+        labels=array, groups=names, official=np.array([""] * len(array)),
+    )  # fmt: skip
+
+
+CLASSES, GRADES = manifest("classification", [0, 1]), manifest("ordinal", [0, 1])
+FINDINGS = manifest("multilabel", [[0, 1], [1, 0]])
+
+
+@pytest.mark.parametrize(
+    ("changes", "of", "words"),
+    [
+        ({}, CLASSES, []),
+        ({}, GRADES, []),
+        ({}, FINDINGS, []),
+        ({"loss": "regression"}, GRADES, []),
+        ({"loss": {"choice": ["cross_entropy", "ordinal"]}}, CLASSES, ["loss: ordinal is for grades"]),
+        ({"loss": "regression"}, FINDINGS, ["loss: regression is for grades"]),
+        ({"logit_adjustment": {"choice": [0.0, 1.0]}}, FINDINGS, ["logit_adjustment: 1.0"]),
+        ({"logit_adjustment": {"float": [0.5, 1.5]}}, FINDINGS, ["logit_adjustment: 0.5, 1.5"]),
+        ({"logit_adjustment": 1.0}, CLASSES, []),
+        ({"uncertain": {"choice": ["zeros", "ones"]}, "blank": "ignore"}, FINDINGS, []),
+        (
+            {"uncertain": {"choice": ["zeros", "ones"]}, "blank": "ignore"},
+            GRADES,
+            ["uncertain: zeros", "blank: ignore"],
+        ),
+        ({"mixup": 0.2, "sampling": "balanced", "class_weights": "effective"}, FINDINGS, []),
+        ({"loss": "ordinal", "focal": 2.0}, GRADES, ["focal: is fixed at 2"]),
+        ({"loss": {"choice": ["cross_entropy", "ordinal"]}, "focal": {"choice": [0.0, 2.0]}}, GRADES, []),
+    ],
+)
+def test_values_that_mean_nothing_for_the_task(changes: dict[str, Any], of: Manifest, words: list[str]) -> None:
+    problems: tuple[str, ...] = ()
+    try:
+        check_task(space(**changes), of)
+    except Mistake as mistake:
+        problems = mistake.sentences
+    assert len(problems) == len(words)
+    for word, sentence in zip(words, problems, strict=True):
+        assert word in sentence
+
+
+def prepared(of: Manifest, test: dict[str, Scored], folds: list[list[int]] | None = None) -> Prepared:
+    rows = np.arange(len(of))
+    parts = [(np.setdiff1d(rows, fold), np.array(fold)) for fold in folds or [rows.tolist()]]
+    return Prepared(
+        manifest=of, train=parts[0][0], validation=parts[0][1], folds=tuple(parts), data_digest="", split_digest="",
+        test_digest="", test_counts={}, test_scored=test,
+    )  # fmt: skip
+
+
+GOOD = {"a": Scored(4, 4, 4), "b": Scored(4, 4, 4)}
+
+
+@pytest.mark.parametrize(
+    ("metric", "of", "test", "folds", "words"),
+    [
+        ("balanced_accuracy", CLASSES, GOOD, None, []),
+        ("balanced_accuracy", FINDINGS, GOOD, None, ["isn't for findings", "macro_auroc"]),
+        ("quadratic_weighted_kappa", CLASSES, GOOD, None, ["isn't for classes without an order"]),
+        ("quadratic_weighted_kappa", GRADES, GOOD, None, []),
+        ("quadratic_weighted_kappa", manifest("ordinal", [1, 1]), GOOD, None, ["validation set, which has one grade"]),
+        ("accuracy", manifest("classification", [1, 1]), GOOD, None, []),
+        ("macro_f1", CLASSES, {"a": Scored(0, 9, 0), "b": Scored(9, 0, 9)}, None, ["test set, which has none of a"]),
+        ("macro_auroc", FINDINGS, GOOD, None, []),
+        (
+            "macro_auroc",
+            manifest("multilabel", [[1, 1], [1, 0]]),
+            GOOD,
+            None,
+            ["validation set, where everything is a"],
+        ),
+        ("macro_auroc", manifest("multilabel", [[1, np.nan], [0, 0]]), GOOD, None, ["has none of b"]),
+        (
+            "macro_auroc",
+            manifest("classification", [0, 1, 0, 0]),
+            GOOD,
+            [[0, 1], [2, 3]],
+            ["fold 2, which has none of b"],
+        ),
+    ],
+)
+def test_a_metric_that_cannot_be_defined(
+    metric: str, of: Manifest, test: dict[str, Scored], folds: list[list[int]] | None, words: list[str]
+) -> None:
+    told = ""
+    try:
+        check_metric(metric, prepared(of, test, folds))
+    except Mistake as mistake:
+        told = str(mistake)
+    assert bool(told) == bool(words)
+    for word in words:
+        assert word in told
+
+
+def test_a_comparison_needs_an_equal_share_for_each_backbone() -> None:
+    check_strategy(config(budget={"trials": 7}))
+    check_strategy(config(strategy="compare", budget={"trials": 8}))
+    for trials, ways in ((7, "6 or 8"), (1, "write 2")):
+        with pytest.raises(Mistake, match=ways):
+            check_strategy(config(strategy="compare", budget={"trials": trials}))
+    with pytest.raises(Mistake, match="two backbones"):
+        check_strategy(config(strategy="compare", backbones=["mae_tiny"]))

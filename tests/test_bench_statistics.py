@@ -1,0 +1,69 @@
+"""A small version of the benchmark of the statistics, with limits that a wrong interval would break."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.statistics import CASES, ENOUGH, Case, covered, draw, kept, told_apart
+from trainables.metrics import compute
+
+ROOT = Path(__file__).parents[1]
+REPLICATES = 250  # a share of .95 then has a standard error of .014
+BY_METRIC = {case.metric: case for case in CASES}
+
+
+def share(ask: Callable[[int], float], replicates: int = REPLICATES) -> float:
+    return float(np.mean([ask(seed) for seed in range(replicates)]))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_true_value_is_that_of_very_many_images(case: Case) -> None:
+    sample = draw(case, 4000, np.random.default_rng(0), seeds=20, between_seeds=0.3)
+    classes = sample.probabilities.shape[-1]
+    values = [compute(case.metric, sample.labels, p, classes) for p in sample.probabilities[0]]
+    assert np.mean(values) == pytest.approx(case.truth(0.3), abs=4 * np.std(values) / np.sqrt(20))
+    single = draw(case, 20_000, np.random.default_rng(0))
+    found = compute(case.metric, single.labels, single.probabilities[0, 0], classes)
+    assert found == pytest.approx(case.truth(0.0), abs=0.01)
+
+
+@pytest.mark.parametrize("metric", BY_METRIC)
+def test_intervals_over_groups_cover_and_over_images_do_not(metric: str) -> None:
+    over_groups = share(partial(covered, BY_METRIC[metric], ENOUGH, "groups"))
+    over_images = share(partial(covered, BY_METRIC[metric], ENOUGH, "images"))
+    assert 0.915 < over_groups < 0.985
+    assert over_images < over_groups - 0.03
+
+
+def test_intervals_over_seeds_cover_the_expected_metric() -> None:
+    assert 0.91 < share(partial(covered, BY_METRIC["macro_auroc"], ENOUGH, "seeds")) < 0.985
+
+
+def test_the_level_of_paired_comparisons() -> None:
+    assert 0.015 < share(partial(told_apart, BY_METRIC["quadratic_weighted_kappa"], ENOUGH)) < 0.085
+
+
+def test_who_equals_the_best_is_kept_and_who_is_worse_is_not() -> None:
+    case = BY_METRIC["quadratic_weighted_kappa"]
+    assert 0.94 < share(partial(kept, case, ENOUGH, 0.0), 60) < 1  # out of five equal ones each is out once in a while
+    assert share(partial(kept, case, ENOUGH, 1.0), 20) < 0.5
+
+
+def test_all_of_it_runs(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.statistics", "--replicates", "2", "--groups", "5"]
+    done = subprocess.run(
+        [*command, "--json", tmp_path / "found.json"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert {one["case"] for one in found["figures"]} == {case.name for case in CASES}
+    assert len({one["question"] for one in found["figures"]}) == 5
+    assert all(0 <= one["share"] <= 1 for one in found["figures"])

@@ -1,0 +1,138 @@
+"""What a person should know of a dataset's files before learning from them: copies, conflicting labels, sizes, damage.
+
+Nothing here changes what is learned from. Files are looked at by threads, since reading and decoding wait for the disk
+and release the interpreter.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from trainables.data.contents import cpus
+from trainables.data.images import SUFFIXES, BadImage, Size, open_image, read_header
+from trainables.data.manifest import Manifest
+from trainables.data.problems import Problems
+from trainables.data.readers.paths import ignored, printable
+
+MOST_HEADERS = 20_000  # headers read of a dataset; of a larger one, evenly spaced rows
+GLANCE = (64, 64)  # target of a decoding that only shows whether it can be done: quick for JPEGs
+A_STEP = 16  # files between two reports of progress
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Images with the same bytes."""
+
+    images: int
+    """That have at least one copy, the copies included."""
+    contents: int
+    """Different ones among them."""
+    conflicts: tuple[tuple[str, ...], ...]
+    """Paths of copies whose labels differ, copies of one image together."""
+
+
+def copies(manifest: Manifest) -> Copies:
+    """Byte-identical images of a manifest, and those among them that are labelled differently."""
+    _, first, content, counts = np.unique(manifest.contents, return_index=True, return_inverse=True, return_counts=True)
+    labels, of_first = manifest.labels, manifest.labels[first][content]
+    same = (labels == of_first) | ((labels != labels) & (of_first != of_first))  # two NaN are the same label
+    differs = ~same if same.ndim == 1 else ~same.all(axis=1)
+    order = np.argsort(content, kind="stable")
+    ends = counts.cumsum()
+    conflicts = tuple(
+        tuple(manifest.paths[order[ends[c] - counts[c] : ends[c]]].tolist()) for c in np.unique(content[differs])
+    )
+    several = counts > 1
+    return Copies(int(counts[several].sum()), int(several.sum()), conflicts)
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Sizes (height, width, in pixels) and modes of images, by their headers."""
+
+    looked_at: int
+    """Images whose headers were read: evenly spaced ones of a large dataset."""
+    by_mode: dict[str, Counter[Size]]
+    """How many have which size; `grey` and `colour`."""
+
+
+def shapes(manifest: Manifest) -> Shapes:
+    """Reads headers only; images that have none that can be read are left out, since decoding tells of them."""
+    step = max(1, -(-len(manifest) // MOST_HEADERS))
+    by_mode: dict[str, Counter[Size]] = {}
+    looked_at = 0
+
+    def look(path: str) -> tuple[str, Size] | None:
+        try:
+            header = read_header(manifest.root / path)
+        except (BadImage, OSError):
+            return None
+        return "grey" if header.grey else "colour", header.size
+
+    with ThreadPoolExecutor(cpus()) as pool:
+        for seen in pool.map(look, manifest.paths[::step].tolist()):
+            if seen is not None:
+                by_mode.setdefault(seen[0], Counter())[seen[1]] += 1
+                looked_at += 1
+    return Shapes(looked_at, by_mode)
+
+
+def refuse_unusable(root: Path, progress: Progress | None = None) -> None:
+    """Decodes every image file under a folder, for a dataset whose tables are too wrong to say which ones it needs.
+
+    Args:
+        progress: called with (files done, files).
+
+    Raises:
+        Mistake: files that can't be used, by their paths relative to root.
+    """
+    files = sorted(_image_files(root))
+
+    def look(path: str) -> str | None:
+        try:
+            open_image(root / path, GLANCE)
+        except BadImage as bad:
+            return bad.reason
+        except OSError as error:
+            return f"can't be read ({error.strerror})"
+        return None
+
+    bad: dict[str, str] = {}
+    for done, (path, reason) in enumerate(zip(files, _in_threads(look, files), strict=True), start=1):
+        if reason is not None:
+            bad[path] = reason
+        if progress is not None and (done % A_STEP == 0 or done == len(files)):
+            progress(done, len(files))
+    problems = Problems("dataset")
+    if bad:
+        sentence = f"dataset: {len(bad)} of the {len(files)} image files under its folder can't be used; repair them."
+        problems.add("counts of bad images", sentence)
+    for path, reason in bad.items():
+        problems.add("images that can't be used", f"{printable(path)}: {reason}.")
+    problems.raise_if_any()
+
+
+def _in_threads(look: Callable[[str], str | None], files: Sequence[str]) -> Iterator[str | None]:
+    pool = ThreadPoolExecutor(cpus())
+    try:
+        yield from pool.map(look, files)
+    finally:
+        pool.shutdown(cancel_futures=True)  # where the person has seen enough
+
+
+def _image_files(root: Path) -> Iterator[str]:
+    """Relative to root, with forward slashes; links to folders aren't followed."""
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not ignored(name)]
+        for name in names:
+            path = Path(folder) / name
+            if path.suffix.lower() in SUFFIXES and not ignored(name) and path.is_file():
+                yield path.relative_to(root).as_posix()

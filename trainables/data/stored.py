@@ -1,0 +1,167 @@
+"""Arrays on disk, named by what is in them: written once on a machine, mapped by all of its processes.
+
+<home>/<key>/array holds the numbers, meta.json their shape and the digests of chunks. Both are written in a folder of
+another name under a lock, which is then renamed, so that a folder named by a key is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from spaces.strict import digest
+from trainables.data.contents import cpus
+from trainables.files import sync, write_json
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+CHUNK = 64 << 20  # bytes that one digest covers
+ARRAY, META = "array", "meta.json"
+
+_verified: set[tuple[str, int, int]] = set()  # path, inode and time of files whose digests this process has checked
+
+
+def stored(home: Path, key: str) -> np.memmap | None:
+    """The array of a key, mapped; None where it isn't there, or is damaged. Its digests are checked once a process."""
+    folder = home / key
+    if not folder.is_dir():
+        return None
+    try:
+        meta = json.loads((folder / META).read_text(encoding="utf-8"))
+        if meta.pop("digest") != digest(meta):
+            raise ValueError("its description doesn't match its digest")
+        shape, dtype = tuple(meta["shape"]), np.dtype(meta["dtype"])
+        file = folder / ARRAY
+        status = file.stat()
+        if status.st_size != int(np.prod(shape, dtype=np.int64)) * dtype.itemsize:
+            raise ValueError(f"it has {status.st_size} bytes, which isn't what its shape says")
+        identity = (str(file), status.st_ino, status.st_mtime_ns)
+        if identity not in _verified:
+            if chunk_digests(file, meta["chunk"]) != meta["chunks"]:
+                raise ValueError("its content doesn't match its digests")
+            _verified.add(identity)
+        os.utime(folder)  # when it was last wanted, for `make_room`
+        return np.memmap(file, dtype=dtype, mode="r", shape=shape)
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if folder.is_dir():
+            log.warning("the stored array %s is damaged (%s): it is built again", key[:12], error)
+        return None
+
+
+def built(
+    home: Path,
+    key: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    fill: Callable[[np.memmap], None],
+    budget: int | None = None,
+) -> np.memmap | None:
+    """The array of a key; written by `fill` where it isn't there, once, however many processes ask at a time.
+
+    Args:
+        fill: writes every element of the array that it is given.
+        budget: bytes that all arrays under `home` may take: those that weren't wanted for longest make room.
+
+    Returns:
+        The array, mapped; None where it doesn't fit the budget.
+
+    Raises:
+        OSError: no space left, or `home` can't be written.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    with FileLock(home / f"{key}.lock"):
+        array = stored(home, key)
+        if array is not None:
+            return array
+        shutil.rmtree(home / key, ignore_errors=True)
+        needed = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        partial = home / f"{key}.partial"
+        with FileLock(home / "room.lock"):
+            if budget is not None and not make_room(home, needed, budget):
+                return None
+            shutil.rmtree(partial, ignore_errors=True)  # what a killed process left
+            partial.mkdir()
+            _reserve(partial / ARRAY, needed)  # a full disk is known now, and others see what this one takes
+        try:
+            writing = np.memmap(partial / ARRAY, dtype=dtype, mode="r+", shape=shape)
+            fill(writing)
+            writing.flush()
+            del writing
+            sync(partial / ARRAY)
+            meta = {
+                "format": FORMAT,
+                "shape": list(shape),
+                "dtype": dtype.str,
+                "chunk": CHUNK,
+                "chunks": chunk_digests(partial / ARRAY, CHUNK),
+            }
+            write_json(partial / META, {**meta, "digest": digest(meta)})
+            partial.rename(home / key)
+            sync(home)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        status = (home / key / ARRAY).stat()
+        _verified.add((str(home / key / ARRAY), status.st_ino, status.st_mtime_ns))
+        return stored(home, key)
+
+
+def make_room(home: Path, needed: int, budget: int) -> bool:
+    """Removes arrays, those not wanted for longest first, until `needed` more bytes fit the budget; whether they do.
+
+    A process that has one mapped keeps what it has mapped.
+    """
+    if needed > budget:
+        return False
+    sizes = {folder: _size(folder) for folder in home.iterdir() if folder.is_dir()}
+    removable = sorted((f for f in sizes if not f.name.endswith(".partial")), key=lambda f: f.stat().st_mtime_ns)
+    taken = sum(sizes.values())
+    while taken + needed > budget and removable:
+        oldest = removable.pop(0)
+        shutil.rmtree(oldest, ignore_errors=True)
+        taken -= sizes[oldest]
+    return taken + needed <= budget
+
+
+def chunk_digests(file: Path, chunk: int) -> list[str]:
+    """Hexadecimal BLAKE2b of each `chunk` bytes, computed in parallel."""
+
+    def one(start: int) -> str:
+        total = hashlib.blake2b(digest_size=16)
+        with file.open("rb") as source:
+            source.seek(start)
+            left = chunk
+            while left and (data := source.read(min(left, 1 << 20))):
+                total.update(data)
+                left -= len(data)
+        return total.hexdigest()
+
+    with ThreadPoolExecutor(cpus()) as pool:
+        return list(pool.map(one, range(0, file.stat().st_size, chunk)))
+
+
+def _reserve(file: Path, size: int) -> None:
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+    try:
+        os.posix_fallocate(descriptor, 0, max(size, 1))
+        os.ftruncate(descriptor, size)
+    finally:
+        os.close(descriptor)
+
+
+def _size(folder: Path) -> int:
+    try:
+        return sum(entry.stat().st_size for entry in os.scandir(folder))
+    except FileNotFoundError:
+        return 0  # removed meanwhile

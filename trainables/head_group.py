@@ -1,0 +1,344 @@
+"""Many trials that train a linear head alone, in one pass: their heads are one stack of matrices.
+
+What each trial is, draws and reports is what it would be by itself (`trainables.loop.fine_tune`): its own initial head,
+order of samples, learning rate, weight decay, smoothing, mixup and average of weights; losses are the same but for the
+order of summation. Shapes: K trials, N images, B images of a batch, D features, C outputs, L classes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spaces.config import TrialConfig
+from spaces.strict import digest
+from trainables import checkpoint as checkpoints
+from trainables.augment import Augment
+from trainables.checkpoint import Checkpoint
+from trainables.data.order import epoch_order, global_batches
+from trainables.data.parts import TrialData
+from trainables.data.strata import strata_of
+from trainables.heads import LinearHead
+from trainables.loop import Diverged, EpochReport, Infeasible, evaluated, first_infinite, trial_value, warmup_cosine
+from trainables.mixup import Mixup
+from trainables.model import Model, build_model
+from trainables.place import Place
+from trainables.prefix import ActivationStore, Counts, Prefix
+
+BETAS, EPSILON = (0.9, 0.999), 1e-8  # torch's AdamW's own
+ALIKE = (
+    "backbone", "weights", "metric", "epochs", "resolution", "policy", "augmentation", "level", "views", "view_seed",
+    "batch_size", "loss", "focal", "logit_adjustment",
+)  # fmt: skip
+"""What trials of a group have in common. All else may differ."""
+
+
+def can_share(config: TrialConfig) -> bool:
+    """Whether a trial can train in a group: a linear head on a frozen backbone, by the usual schedule to its end."""
+    usual = config.schedule == "cosine" and config.value == "last"
+    return config.trained_blocks == 0 and config.head == "linear" and usual
+
+
+def shared(config: TrialConfig) -> str:
+    """Trials that can share and for which this is the same may be of one group."""
+    plain = config.plain()
+    return digest({name: plain[name] for name in ALIKE})
+
+
+@dataclass
+class Member:
+    """One trial of a group, while it runs."""
+
+    config: TrialConfig
+    model: Model
+    """Its head is what the group trains; the backbone is the group's."""
+    reports: list[EpochReport] = field(default_factory=list)
+    probabilities: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
+    ended: Diverged | Infeasible | None = None
+    """Why it ended before its time."""
+    stopped: bool = False
+    told: int = 0
+    """Reports that were told."""
+    value: float | None = None
+
+    @property
+    def linear(self) -> nn.Linear:
+        """Its head's layer."""
+        return cast(LinearHead, self.model.head).linear
+
+
+def fine_tune_heads(
+    configs: Sequence[TrialConfig],
+    data: TrialData,
+    folder: Path | None = None,
+    report: Callable[[int, EpochReport], bool] = lambda _, __: True,
+    place: Place | None = None,
+    store: ActivationStore | None = None,
+    pause: float = 0,
+) -> tuple[list[Member], Counts]:
+    """Trains the heads of all trials together.
+
+    Args:
+        configs: trials that can share, all with the same `shared`.
+        data: of all of them.
+        folder: of the group; checkpoints go to its `checkpoints`; None keeps none.
+        report: called with a trial's place in `configs` after each of its epochs; False stops that trial alone. When
+            the group goes on from a checkpoint, called first again for the epochs that were done.
+        place: one worker's.
+        pause: as for `fine_tune`.
+
+    Returns:
+        The trials, with their values or why they have none.
+    """
+    place = place or Place()
+    members = [_member(config, data, place, None) for config in configs[:1]]
+    members += [_member(config, data, place, members[0].model) for config in configs[1:]]
+    first = configs[0]
+    train = Prefix(members[0].model, first, data.train, place, Augment(first), store)
+    validation = Prefix(members[0].model, first, data.validation, place, store=store)
+    validation.look_at(0)
+    judged_VD = validation.all_rows()
+    strata = strata_of(data.train.labels.numpy())
+    masses, which_K = _masses(members, data, place.device)
+    steps_an_epoch = len(global_batches(np.arange(len(data.train)), first.batch_size))
+    heads = _Heads(members, steps_an_epoch * first.epochs, place.device)
+    saved = _Saved(folder, configs, data, heads, members)
+    done = saved.restore()
+    _tell(members, report)
+
+    saved_at = time.monotonic()
+    for epoch in range(done, first.epochs):
+        running = [k for k, m in enumerate(members) if m.ended is None and not m.stopped]
+        if not running:
+            break
+        started = time.time()
+        train.look_at(epoch)
+        features_ND = train.all_rows()
+        orders = [epoch_order(c.seed, epoch, strata, c.sampling) for c in configs]
+        batches = np.stack([np.stack(global_batches(o, first.batch_size)) for o in orders])  # [K, steps, B]
+        shares = _shares(configs, epoch, len(data.train), place.device)
+        losses = torch.zeros(steps_an_epoch, len(members), device=place.device)
+        for step in range(steps_an_epoch):
+            rows_KB = torch.from_numpy(batches[:, step]).to(place.device)
+            x_KBD = features_ND[rows_KB.to(features_ND.device)].to(place.device).float()
+            wanted = masses[which_K[:, None], rows_KB]
+            if shares is not None:
+                share_KB = shares.gather(1, rows_KB)
+                x_KBD, wanted = _mixed(x_KBD, share_KB), _mixed(wanted, share_KB)
+            losses[step] = heads.step(x_KBD, wanted)
+        for k, of_trial in enumerate(losses.T.cpu()):
+            if k in running:
+                _close_epoch(members[k], epoch, of_trial, heads, k, judged_VD, data, started)
+        if epoch + 1 == first.epochs or time.monotonic() - saved_at >= pause:
+            saved.save(epoch + 1)
+            saved_at = time.monotonic()
+            _tell(members, report)
+
+    heads.put_back()
+    for member in members:
+        if member.ended is None and not member.stopped:
+            try:
+                member.value = trial_value(member.config, [r.value for r in member.reports])
+            except Infeasible as reason:
+                member.ended = reason
+    return members, train.counts
+
+
+def _tell(members: Sequence[Member], report: Callable[[int, EpochReport], bool]) -> None:
+    """What wasn't told yet of each trial, an epoch of all trials after the other."""
+    new = [(r.epoch, k, r) for k, m in enumerate(members) for r in m.reports[m.told :] if not m.stopped]
+    for _, k, of_epoch in sorted(new, key=lambda entry: entry[:2]):
+        members[k].told += 1
+        members[k].stopped |= not report(k, of_epoch)
+
+
+def _member(config: TrialConfig, data: TrialData, place: Place, like: Model | None) -> Member:
+    """A trial with the head that it would start from by itself, on the backbone of the first one."""
+    torch.manual_seed(config.seed)
+    model = build_model(config, len(data.classes), data.task, like.backbone if like else None)
+    return Member(config, model.to(place.device))
+
+
+def _masses(members: Sequence[Member], data: TrialData, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Targets [M, N, ...] without repetition, and which of them each trial learns, [K]."""
+    of_trials = [m.model.output.masses(data.train.labels, data.classes) for m in members]
+    different: list[Tensor] = []
+    which = []
+    for masses in of_trials:
+        same = next((i for i, other in enumerate(different) if torch.equal(other, masses)), len(different))
+        different += [masses] if same == len(different) else []
+        which.append(same)
+    return torch.stack(different).to(device), torch.tensor(which, device=device)
+
+
+def _shares(configs: Sequence[TrialConfig], epoch: int, rows: int, device: torch.device) -> Tensor | None:
+    """[K, N] of mixup; 1 where a trial has none."""
+    of_trials = [Mixup(config).shares(epoch, rows) for config in configs]
+    if all(shares is None for shares in of_trials):
+        return None
+    return torch.stack([torch.ones(rows) if shares is None else shares for shares in of_trials]).to(device)
+
+
+def _mixed(values: Tensor, share_KB: Tensor) -> Tensor:
+    """`trainables.mixup.mix` within each trial's batch; values [K, B, ...]."""
+    share = share_KB.view(*share_KB.shape, *[1] * (values.dim() - 2)).to(values.dtype)
+    return share * values + (1 - share) * values.roll(values.shape[1] // 2, dims=1)
+
+
+def _close_epoch(
+    member: Member,
+    epoch: int,
+    losses: Tensor,
+    heads: _Heads,
+    k: int,
+    judged_VD: Tensor,
+    data: TrialData,
+    started: float,
+) -> None:
+    """Evaluates one trial after an epoch, or ends it."""
+    config, steps = member.config, len(losses)
+    bad = first_infinite(losses)
+    if bad is not None:
+        member.ended = Diverged(f"the loss was {losses[bad].item()} at step {epoch * steps + bad + 1}")
+        return
+    output, units = member.model.output, data.validation.units
+    outputs = heads.outputs(k, judged_VD).cpu().numpy()
+    member.probabilities = units.combined(output.judge(outputs, units))
+    if not np.isfinite(member.probabilities).all():
+        member.ended = Diverged(f"the predictions weren't finite after step {(epoch + 1) * steps}")
+        return
+    member.reports.append(evaluated(epoch + 1, config, data, member.probabilities, losses, started))
+
+
+class _Heads:
+    """The stack of heads with its optimiser (AdamW; Loshchilov and Hutter 2019) and its averages of weights."""
+
+    def __init__(self, members: Sequence[Member], steps: int, device: torch.device) -> None:
+        configs = [m.config for m in members]
+        self.members, self.steps, self.done = members, steps, 0
+        linears = [m.linear for m in members]
+        self.weight = torch.stack([linear.weight.detach().T for linear in linears]).to(device).contiguous()  # [K, D, C]
+        self.bias = torch.stack([linear.bias.detach() for linear in linears]).to(device)[:, None]  # [K, 1, C]
+        self.moments = [torch.zeros_like(p) for p in (self.weight, self.bias) for _ in range(2)]
+        self.averages = [self.weight.clone(), self.bias.clone()]
+
+        def of(values: Sequence[float] | np.ndarray) -> Tensor:
+            return torch.tensor(values, dtype=torch.float64, device=device).view(-1, 1, 1)
+
+        self.rates, self.warmups = np.array([c.head_lr for c in configs]), [c.warmup for c in configs]
+        self.decay = of([c.head_weight_decay for c in configs])
+        self.clip = of([c.clip for c in configs]).float()
+        self.span_decay = np.array([max(0.0, 1 - 1 / max(c.ema * steps, 1.0)) for c in configs])
+        self.averaged = torch.tensor([c.ema > 0 for c in configs], device=device).view(-1, 1, 1)
+        self.of = of
+
+    def step(self, x_KBD: Tensor, masses: Tensor) -> Tensor:
+        """One step of each trial; their losses [K], means over the batch."""
+        trials, batch = x_KBD.shape[:2]
+        weight, bias = (p.detach().requires_grad_() for p in (self.weight, self.bias))
+        outputs = torch.baddbmm(bias, x_KBD, weight)
+        of_images = self.members[0].model.output.losses(outputs.flatten(0, 1), masses.flatten(0, 1))
+        losses = of_images.view(trials, batch).sum(1) / batch
+        gradients = torch.autograd.grad(losses.sum(), (weight, bias))
+        norm = sum(g.square().sum(dim=(1, 2), keepdim=True) for g in gradients) ** 0.5
+        scale = (self.clip / (norm + 1e-6)).clamp_max(1)
+        rates = self.rates * [warmup_cosine(self.done, self.steps, w) for w in self.warmups]
+        self.done += 1
+        self._update(self.weight, gradients[0] * scale, self.moments[:2], self.of(rates), self.decay)
+        self._update(self.bias, gradients[1] * scale, self.moments[2:], self.of(rates), None)
+        self._average()
+        return losses.detach()
+
+    def _update(
+        self, value: Tensor, gradient: Tensor, moments: list[Tensor], rate: Tensor, decay: Tensor | None
+    ) -> None:
+        first, second = moments
+        if decay is not None:
+            value.mul_((1 - rate * decay).to(value.dtype))
+        first.lerp_(gradient, 1 - BETAS[0])
+        second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
+        denominator = second.sqrt().div_((1 - BETAS[1] ** self.done) ** 0.5).add_(EPSILON)
+        value.sub_((rate / (1 - BETAS[0] ** self.done)).to(value.dtype) * first / denominator)
+
+    def _average(self) -> None:
+        decay = self.of(np.minimum(self.span_decay, (1 + self.done) / (10 + self.done))).float()
+        for average, value in zip(self.averages, (self.weight, self.bias), strict=True):
+            average.copy_(torch.where(self.averaged, average.lerp(value, 1 - decay), value))
+
+    def outputs(self, k: int, features: Tensor) -> Tensor:
+        """Outputs [V, C] of a trial's averaged head for features [V, D]."""
+        weight, bias = (average[k] for average in self.averages)
+        return features.to(weight.device).float() @ weight + bias
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """The averaged heads into the trials' models."""
+        for k, member in enumerate(self.members):
+            member.linear.weight.copy_(self.averages[0][k].T)
+            member.linear.bias.copy_(self.averages[1][k, 0])
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything to go on exactly."""
+        named = zip(("m_weight", "v_weight", "m_bias", "v_bias"), self.moments, strict=True)
+        averages = {"a_weight": self.averages[0], "a_bias": self.averages[1]}
+        return {"weight": self.weight, "bias": self.bias, **dict(named), **averages}
+
+    def load(self, state: dict[str, Tensor], done: int) -> None:
+        for name, tensor in self.state().items():
+            tensor.copy_(state[name])
+        self.done = done
+
+
+class _Saved:
+    """A group's checkpoints: one for all of its trials."""
+
+    def __init__(
+        self,
+        folder: Path | None,
+        configs: Sequence[TrialConfig],
+        data: TrialData,
+        heads: _Heads,
+        members: Sequence[Member],
+    ) -> None:
+        self.folder = folder / "checkpoints" if folder else None
+        self.names = [digest(config.plain()) for config in configs]
+        self.group = digest([shared(configs[0]), data.digest()])
+        self.heads, self.members = heads, members
+
+    def restore(self) -> int:
+        """Puts the newest checkpoint that holds all of these trials back; epochs done."""
+        found = checkpoints.load_newest(self.folder, self.group) if self.folder else None
+        if found is None or not set(self.names) <= set(found.state["trials"]):
+            return 0
+        # Some of its trials may have ended before the group goes on.
+        places = [found.state["trials"].index(name) for name in self.names]
+        self.heads.load({name: tensor[places] for name, tensor in found.kind("heads").items()}, found.state["steps"])
+        for member, place in zip(self.members, places, strict=True):
+            told = found.state["reports"][place]
+            member.reports = [EpochReport(**{**r, "step_losses": tuple(r["step_losses"])}) for r in told]
+            member.probabilities = found.kind("validation")[str(place)].numpy()
+            member.model.output.load_state_dict(found.kind(f"output{place}"), strict=False)
+        return found.epoch
+
+    def save(self, epoch: int) -> None:
+        if self.folder is None:
+            return
+        state: dict[str, Any] = {
+            "trials": self.names,
+            "steps": self.heads.done,
+            "reports": [[{**vars(r), "step_losses": ()} for r in member.reports] for member in self.members],
+        }
+        new = Checkpoint(epoch, self.group, state=state)
+        new.add("heads", self.heads.state())
+        predictions = {str(k): torch.from_numpy(m.probabilities) for k, m in enumerate(self.members)}
+        new.add("validation", predictions)
+        for k, member in enumerate(self.members):
+            new.add(f"output{k}", dict(member.model.output.state_dict()))
+        checkpoints.save(self.folder, new)

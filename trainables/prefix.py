@@ -1,0 +1,247 @@
+"""What the frozen part of a network gives for the rows of a part, computed once and kept, or live.
+
+Frozen blocks are a function of weights, pixels and augmentation alone, so that trials which share these share what was
+computed. Where it is kept it is computed for a whole view at once, in an order of its own; kept or live, losses are the
+same but for the order of summation within a matrix product.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from torch import Tensor
+
+from spaces.config import TrialConfig
+from spaces.strict import digest
+from trainables.augment import Augment, draws
+from trainables.backbones import build, weights_digest
+from trainables.data.parts import Part
+from trainables.data.stored import built, stored
+from trainables.model import Model
+from trainables.place import Place
+
+log = logging.getLogger(__name__)
+
+BATCH = 256  # images at once where nothing is learned
+FOLDER = "activations"  # in a cache
+SHARE_OF_DISK = 0.4
+FORMAT = 1  # part of every key; raised when the same key would mean other numbers
+NUMPY: dict[torch.dtype, np.dtype[Any]] = {
+    torch.float32: np.dtype(np.float32),
+    torch.bfloat16: np.dtype(np.uint16),
+}  # NumPy has no bfloat16
+
+
+@dataclass(frozen=True)
+class ActivationStore:
+    """Where activations are kept, and how many bytes they may take."""
+
+    home: Path
+    budget: int
+
+
+@dataclass
+class Counts:
+    """Images whose frozen part was computed, and those for which it was read."""
+
+    computed: int = 0
+    read: int = 0
+
+
+class Prefix:
+    """The frozen part of a trial's model, for the rows of one part of its data.
+
+    Args:
+        augment: None for evaluation.
+        store: None computes everything live.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        config: TrialConfig,
+        part: Part,
+        place: Place,
+        augment: Augment | None = None,
+        store: ActivationStore | None = None,
+    ) -> None:
+        self.model, self.config, self.part, self.place, self.augment = model, config, part, place, augment
+        self.store = store if store and worth_keeping(model) else None
+        self.counts = Counts()
+        self._view = -1
+        self._draws = torch.empty(0)
+        self._kept: Tensor | None = None
+
+    def look_at(self, epoch: int) -> None:
+        """Makes ready for an epoch: draws its view, and opens what is kept of it."""
+        view = view_of(epoch, self.config) if self.augment else 0
+        if view == self._view:
+            return
+        self._view = view
+        self._draws = draws(view_seed(self.config), view, len(self.part)) if self.augment else self._draws
+        self._kept = self._opened() if self.store and self._fits() else None
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """For rows [B] int64: the hidden state on the place's device, or, where the stem is trained, the images.
+
+        Returns:
+            What `Model.from_hidden`, or `Model.forward`, takes.
+        """
+        if self._kept is not None:
+            self.counts.read += len(rows)
+            return self._kept[rows.to(self._kept.device)].to(self.place.device, non_blocking=True)
+        images = self._images(rows)
+        if self.model.stem_trained:
+            return images
+        self.counts.computed += len(rows)
+        return self._hidden(images)
+
+    def all_rows(self) -> Tensor:
+        """Of every row, [N, ...] in their order: kept, or computed now. Not for a trained stem."""
+        if self._kept is not None:
+            self.counts.read += len(self.part)
+            return self._kept
+        array = np.empty((len(self.part), *self._shape), NUMPY[self.dtype])
+        self._fill(array)
+        return torch.from_numpy(array).view(self.dtype).to(self.place.device)
+
+    def _images(self, rows: Tensor) -> Tensor:
+        pixels = self.part.images(rows).to(self.place.device, non_blocking=True)
+        if self.augment:
+            return self.augment(pixels, self._draws[rows])
+        return pixels.float().div_(255)
+
+    def _hidden(self, images: Tensor) -> Tensor:
+        """In the type in which it would be kept, so that live and kept are the same."""
+        with torch.no_grad(), torch.autocast(images.device.type, torch.bfloat16, enabled=images.device.type == "cuda"):
+            return self.model.hidden(images).to(self.dtype)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.place.device.type == "cuda" else torch.float32
+
+    @functools.cached_property
+    def _shape(self) -> tuple[int, ...]:
+        """Of the hidden state of one image."""
+        return tuple(self._hidden(self._images(torch.zeros(1, dtype=torch.int64))).shape[1:])
+
+    def _fits(self) -> bool:
+        """Whether all views that this trial looks at would fit the store at once; they would only drive each other
+        out."""
+        assert self.store is not None
+        views = view_of(self.config.epochs - 1, self.config) + 1 if self.augment else 1
+        each = len(self.part) * int(np.prod(self._shape)) * NUMPY[self.dtype].itemsize
+        return views * each <= self.store.budget
+
+    def _opened(self) -> Tensor | None:
+        assert self.store is not None
+        key = self.key()
+        try:
+            array = stored(self.store.home, key)
+            if array is None:
+                shape = (len(self.part), *self._shape)
+                array = built(self.store.home, key, shape, NUMPY[self.dtype], self._fill, self.store.budget)
+        except OSError as error:
+            log.warning("activations can't be kept (%s); they are computed as they are needed", error.strerror)
+            return None
+        if array is None:
+            return None
+        kept = torch.from_numpy(np.asarray(array)).view(self.dtype)
+        return on_device(kept, self.place.device)
+
+    def _fill(self, array: np.ndarray) -> None:
+        training = self.model.training
+        self.model.eval()
+        for start in range(0, len(self.part), BATCH):
+            rows = torch.arange(start, min(start + BATCH, len(self.part)))
+            hidden = self._hidden(self._images(rows)).contiguous().cpu()
+            array[start : start + len(rows)] = hidden.view(torch.uint16 if self.dtype == torch.bfloat16 else self.dtype)
+            self.counts.computed += len(rows)
+        self.model.train(training)
+
+    def key(self) -> str:
+        """SHA-256 of everything that the kept numbers follow from."""
+        backbone = self.model.backbone
+        augmented = None
+        if self.augment:
+            augmented = {
+                "ranges": self.augment.ranges.plain(),
+                "seed": view_seed(self.config),
+                "view": self._view,
+            }
+        return digest(
+            {
+                "format": FORMAT,
+                "versions": [torch.__version__, timm.__version__],
+                "backbone": backbone.spec.name,
+                "weights": frozen_digest(self.config),
+                "resolution": list(backbone.resolution),
+                "cut": self.model.cut,
+                "images": self.part.key,
+                "augmented": augmented,
+                "dtype": str(self.dtype),
+            }
+        )
+
+
+def activation_store(cache: Path, budget: int) -> ActivationStore | None:
+    """The store in a cache's folder; None where it may take nothing."""
+    return ActivationStore(cache / FOLDER, budget) if budget else None
+
+
+def activation_budget(cache: Path, wanted: float | str) -> int:
+    """Bytes that a cache's activations may take: GiB as asked for, or `auto`, a share of what is free."""
+    if isinstance(wanted, str):
+        home = cache / FOLDER
+        kept = sum(array.stat().st_size for array in home.glob("*/array"))
+        there = next(folder for folder in (home, *home.parents) if folder.exists())
+        return int(SHARE_OF_DISK * (shutil.disk_usage(there).free + kept))
+    return int(wanted * 2**30)
+
+
+def view_of(epoch: int, config: TrialConfig) -> int:
+    """Which view of the training images an epoch (counted from 0) looks at."""
+    if config.level == 0:
+        return 0
+    return epoch % config.views if config.views else epoch
+
+
+def view_seed(config: TrialConfig) -> int:
+    return config.seed if config.view_seed is None else config.view_seed
+
+
+def worth_keeping(model: Model) -> bool:
+    """Whether what is frozen costs enough to be kept: all blocks, or more than half of them.
+
+    With k of L blocks trained, keeping saves L - k of L + 2k block passes: at half it is a quarter of the time, for
+    tokens of every image and view on disk.
+    """
+    return model.frozen or (not model.stem_trained and 2 * model.backbone.boundary > model.backbone.spec.blocks)
+
+
+@functools.lru_cache(maxsize=64)
+def _digest_of_weights(backbone: str, weights: str, resolution: tuple[int, int], changed: int) -> str:
+    return weights_digest(build(backbone, weights=weights, resolution=resolution))
+
+
+def frozen_digest(config: TrialConfig) -> str:
+    """SHA-256 of a backbone's weights as they are before any training; computed once a process."""
+    file = Path(config.weights)
+    changed = 0 if config.weights in ("pretrained", "random") else file.stat().st_mtime_ns
+    return _digest_of_weights(config.backbone, config.weights, config.resolution, changed)
+
+
+def on_device(tensor: Tensor, device: torch.device, share: float = 0.25) -> Tensor:
+    """The tensor on an accelerator, if it takes at most that share of its free memory; else as it is."""
+    if device.type != "cuda":
+        return tensor
+    free, _ = torch.cuda.mem_get_info(device)
+    return tensor.to(device, non_blocking=True) if tensor.nbytes <= share * free else tensor
