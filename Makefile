@@ -10,7 +10,7 @@ export HYPOTHESIS_STORAGE_DIRECTORY ?= $(ROOT)/.cache/hypothesis
 export MPLCONFIGDIR ?= $(ROOT)/.cache/matplotlib
 UV = $(shell command -v uv 2>/dev/null || echo $(ROOT)/.cache/bootstrap/bin/uv)
 
-.PHONY: demo test test-faults bench-overhead bench-backbones lint lock env clean
+.PHONY: demo test test-faults bench-overhead bench-backbones bench-search bench-statistics pictures lint lock env clean
 
 env: $(STAMP)
 
@@ -44,6 +44,16 @@ bench-overhead: $(STAMP)
 
 bench-backbones: $(STAMP)
 	$(call in_temporary_folder,$(BIN)/python -m benchmarks.backbones && $(BIN)/python -m benchmarks.backbones --vmamba)
+
+bench-search: $(STAMP)
+	$(call in_temporary_folder,$(BIN)/python -m benchmarks.search)
+
+bench-statistics: $(STAMP)
+	$(BIN)/python -m benchmarks.statistics
+
+# The pictures of docs/augmentation.md.
+pictures: $(STAMP)
+	$(BIN)/python -m benchmarks.policies
 
 lint: $(STAMP)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

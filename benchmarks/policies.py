@@ -120,6 +120,7 @@ SAMPLES: dict[str, Callable[[], np.ndarray]] = {
     "dermoscopy": dermoscopy,
     "mammography": mammography,
     "radiograph": radiograph,
+    "paper": dermoscopy,
 }
 """What each policy is shown on: float [DRAWN, DRAWN, 3] in [0, 1]."""
 

@@ -18,6 +18,7 @@ from search.rungs import rung_epochs
 from spaces.backbone import backbone
 from spaces.config import SearchConfig
 from spaces.mistakes import Mistake
+from spaces.protocol import notes
 from trainables.data.audit import Copies, Shapes, copies, shapes
 from trainables.data.manifest import Manifest
 from trainables.data.problems import SHOWN
@@ -63,6 +64,7 @@ def describe(plan: Plan, file: Path) -> list[RenderableType]:
         f"{config.name}: {len(prepared.train)} training, {len(prepared.validation)} validation images; "
         f"the test set ({_test_size(plan)}) stays sealed",
         counts_table(plan),
+        *notes(config),
         *prepared.manifest.notes,
         *copies_lines(copies(prepared.manifest), file),
         *shapes_lines(shapes(prepared.manifest), len(prepared.manifest)),

@@ -19,11 +19,14 @@ from spaces.dimensions import Point, Space
 from spaces.library import assemble, first_points
 from spaces.mistakes import Mistake, nearest
 from spaces.policy import Policy, policy
+from spaces.protocol import apply, with_warmup
 from trainables.augment import stored_at
-from trainables.data.audit import refuse_unusable
+from trainables.data.audit import refuse_damaged, refuse_unusable
+from trainables.data.manifest import Manifest
+from trainables.data.order import global_batches
 from trainables.data.parts import Progress, pixel_spec
 from trainables.data.pixels import open_many
-from trainables.data.prepared import Prepared, prepare
+from trainables.data.prepared import Prepared, prepare_and_list_test
 
 T = TypeVar("T")
 
@@ -91,8 +94,9 @@ def plan(
         base: folder that the dataset's root is relative to.
         cluster: resources are a cluster's, and are checked once it is connected to.
         going_on: the search was started before; MLflow may then be away, and is brought up to date later.
-        thorough: look at the images too where the tables are too wrong to say which ones are needed.
-        progress: called with (images decoded, images), unless all were decoded before.
+        thorough: look at every image, of the test too, and keep no pixels; where the tables are too wrong to say which
+            ones are needed, at every image file under the dataset's folder. Otherwise images are decoded for trials.
+        progress: called with (images done, images), unless all were decoded before.
 
     Raises:
         Mistake: everything that is wrong, together.
@@ -109,6 +113,8 @@ def plan(
             full.extend(mistake.full)
             return None
 
+    by_protocol = attempt(lambda: apply(config))
+    config = by_protocol or config
     attempt(lambda: check_strategy(config))
     space = attempt(lambda: assemble(config))
     attempt(lambda: check_weights(config))
@@ -121,27 +127,46 @@ def plan(
     if config.mlflow not in ("off", "local") and not going_on:
         attempt(lambda: reachable(config.mlflow))
     storage_usable = not any(sentence.startswith("storage:") for sentence in problems)
-    prepared = attempt(lambda: prepare(config.dataset, cache_folder(config), base)) if storage_usable else None
+    cache = cache_folder(config)
+    listed = attempt(lambda: prepare_and_list_test(config.dataset, cache, base)) if storage_usable else None
+    prepared, test_paths = listed or (None, [])
     if thorough and prepared is None and storage_usable:
         attempt(lambda: check_files(config, problems, progress))
     first: list[Point] | None = []
     if prepared is not None:
-        chosen = {
-            "policy": config.dataset.policy or prepared.manifest.policy,
-            "crop": config.dataset.crop or prepared.manifest.crop,
-        }
-        dataset = config.dataset.model_copy(update=chosen)
-        config = config.model_copy(update={"metric": config.metric or prepared.manifest.metric, "dataset": dataset})
+        config = with_readers_defaults(config, prepared.manifest)
+        if space is not None and by_protocol is not None:
+            steps = steps_an_epoch(space, prepared)
+            config = attempt(lambda: with_warmup(config, steps)) or config
+            space = attempt(lambda: assemble(config)) or space
         if space is not None:
             first = attempt(lambda: first_points(config, space, len(prepared.train)))
             attempt(lambda: check_task(space, prepared.manifest))
             attempt(lambda: check_metric(str(config.metric), prepared))
             # Where policies are wrong, images are looked at all the same.
             policies = attempt(lambda: policies_of(config, space)) or [Policy()]
-            attempt(lambda: decode(config, space, prepared, policies, progress))
+            if not thorough:
+                attempt(lambda: decode(config, space, prepared, policies, progress))
+        if thorough:
+            everything = [*prepared.manifest.paths.tolist(), *test_paths]
+            attempt(lambda: refuse_damaged(prepared.manifest.root, everything, progress))
     if problems or space is None or prepared is None or first is None or concurrent is None:
         raise Mistake(*dict.fromkeys(problems), full=dict.fromkeys(full))
     return Plan(config, space, prepared, first, concurrent)
+
+
+def with_readers_defaults(config: SearchConfig, manifest: Manifest) -> SearchConfig:
+    """The settings with the metric, policy and crop that the reader chose where the person didn't."""
+    dataset = config.dataset.model_copy(
+        update={"policy": config.dataset.policy or manifest.policy, "crop": config.dataset.crop or manifest.crop}
+    )
+    return config.model_copy(update={"metric": config.metric or manifest.metric, "dataset": dataset})
+
+
+def steps_an_epoch(space: Space, prepared: Prepared) -> int:
+    """Of a trial with the smallest batch that the space has."""
+    batch = min(size for size in space.offered("batch_size") or (64,) if isinstance(size, int))
+    return len(global_batches(prepared.train, batch))
 
 
 def decode(

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from search.settings import load
+from spaces.library import assemble, first_points
 from tests.search.conftest import SETTINGS, status, succeed, write_digits
+from trainables.data.readers import READERS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -52,10 +54,21 @@ TINY = (
 MAKE: dict[str, Callable[[Path], None]] = {"folder": folder, "csv": table, "aptos2019": fundus}
 ELSEWHERE = {"seven_families"}
 """Run by a test of its own, tests/search/test_families.py."""
+LARGE = {"cbis_ddsm", "isic2019", "chexpert"}
+"""Of datasets whose readers have tests of their own: their settings and spaces are looked at."""
 
 
 def test_every_example_is_tested() -> None:
-    assert {p.stem for p in EXAMPLES.glob("*.yaml")} == set(MAKE) | ELSEWHERE
+    assert {p.stem for p in EXAMPLES.glob("*.yaml")} == set(MAKE) | ELSEWHERE | LARGE
+
+
+@pytest.mark.parametrize("name", sorted(LARGE))
+def test_a_large_example_has_a_space(name: str) -> None:
+    config = load(EXAMPLES / f"{name}.yaml")
+    assert config.dataset.reader == name in READERS
+    space = assemble(config)
+    assert first_points(config, space, 20_000), "something an expert would start from"
+    READERS[name].options.parse(config.dataset.options, "options")
 
 
 @pytest.mark.parametrize("name", MAKE)

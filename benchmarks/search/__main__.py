@@ -11,9 +11,9 @@ files of images are in the page cache for all sides alike. A baseline runs a str
 all of it) and its time is scaled: what each stratum's trials held a slot for, times their number, and what lies around
 the trials once. `uncached` is medtune without stored activations, on the baselines' trials.
 
-Columns: wall seconds (median over repeats; * scaled), seconds of building in it, ratio of a baseline's wall to ours
-(median; range), the same without what lies around the trials (imports, Ray's start and end), the ceiling that sharing
-alone sets on that list (block passes), and how far final values lie apart.
+Columns: wall seconds (* scaled), about how many of ours went into building, ratios of a baseline's wall to ours and
+what is wanted of them, the same inside: without what lies around the trials (imports, Ray's start and end); the ceiling
+that sharing alone sets on the list, in block passes. Then counts, and how far final values lie apart, mean and largest.
 
 `--equal-quality` compares searches instead of replays: each side searches the same space with as many trials, the plain
 one with OptunaSearch and ASHA; the best configuration of each is then trained by the plain script on three seeds.
@@ -54,7 +54,8 @@ class Size:
 
 
 FULL = Size("dinov2_small", 56, {"digits": 700, "jpegs": 500}, 10)
-TINY = Size("dinov2_tiny", 56, {"digits": 240, "jpegs": 40}, 2, 4, (0, 1, "all"))
+TINY = Size("dinov2_tiny", 56, {"digits": 240, "jpegs": 60}, 2, 4, (0, 1, "all"))
+WIDTH = 180  # of the tables where there is no terminal
 
 
 def main() -> None:
@@ -76,6 +77,8 @@ def main() -> None:
 
     size = _size(options)
     cpus, console, started = len(os.sched_getaffinity(0)), Console(), time.monotonic()
+    if not console.is_terminal:
+        console.width = WIDTH
     found: dict[str, Any] = {
         "machine": {"cpus": cpus, "processor": platform.processor() or platform.machine(), "load": os.getloadavg()[0]},
         "size": dataclasses.asdict(size),

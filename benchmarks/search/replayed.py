@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 
 from benchmarks.search.outcome import Outcome, agreement, median_and_range
@@ -17,6 +17,7 @@ from benchmarks.search.regimes import Recorded, Regime, ceiling, recorded, scale
 from benchmarks.search.replay import BASELINES, SIDES, Order, run
 from spaces.backbone import backbone
 
+RANGE = "least to most over repeats"
 LONG = 12  # trials above which a baseline runs a tenth of them
 
 
@@ -92,35 +93,41 @@ def _whole(outcome: Outcome, trials: Sequence[Recorded], slots: int) -> float:
     return outcome.around() + scaled(trials, done, outcome.slot_seconds(slots), slots)
 
 
-def table(regimes: Sequence[dict[str, Any]]) -> Table:
-    shown = Table(
-        "regime", "trials", "plain, s", "strong, s", "ours, s", "building, s", "plain/ours", "strong/ours",
-        "inside: plain", "strong", "wanted", "ceiling", "cached - uncached", "ours - strong",
+def table(regimes: Sequence[dict[str, Any]]) -> Group:
+    """Times and ratios, then what was computed and how far final values lie apart."""
+    times = Table(
+        "regime", "trials", "plain, s", "strong, s", "ours, s", "building, s", "plain / ours", "strong / ours",
+        "wanted", "inside: plain", "strong", "ceiling",
     )  # fmt: skip
+    checks = Table("regime", "images decoded", "through frozen blocks", "builds", "cached, uncached", "ours, strong")
     for one in regimes:
-        star = "*" if one["scaled"] else ""
-        walls = {side: f"{one['wall'][side][0]:,.0f}" for side in SIDES}
+        star, counts, apart = "*" if one["scaled"] else "", one["counts"], one["agreement"]
         ratios = {side: one["ratios"][side] for side in BASELINES}
-        shown.add_row(
+        times.add_row(
             f"{one['regime']}, {one['images']['kind']}",
             f"{len(one['trials'])}",
-            walls["plain"] + star,
-            walls["strong"] + star,
-            walls["ours"],
+            *(f"{one['wall'][side][0]:,.0f}{star}" for side in BASELINES),
+            f"{one['wall']['ours'][0]:,.0f}",
             f"{one['building']['ours'][0]:.0f}",
             *(_spread(ratios[side]["wall"]) for side in BASELINES),
-            *(_spread(ratios[side]["inside"]) for side in BASELINES),
             ", ".join(_wanted(side, *bounds) for side, bounds in one["wanted"].items()),
+            *(_spread(ratios[side]["inside"]) for side in BASELINES),
             f"{one['ceiling']:.1f}",
-            _apart(one["agreement"]["cached and uncached"]),
-            _apart(one["agreement"]["ours and strong"]),
         )
-    return shown
+        checks.add_row(
+            one["regime"],
+            ", ".join(f"{side} {counts[side]['decoded']:,}{star if side != 'ours' else ''}" for side in SIDES),
+            ", ".join(f"{side} {counts[side]['computed']:,}{star if side != 'ours' else ''}" for side in SIDES),
+            str(counts["ours"]["builds"]),
+            _apart(apart["cached and uncached"]),
+            _apart(apart["ours and strong"]),
+        )
+    return Group(times, checks, f"* a tenth of the list; its times scaled, its counts not. Median ({RANGE}).")
 
 
 def _spread(values: Sequence[float]) -> str:
     middle, low, high = values
-    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})" if high > low else f"{middle:.2f}"
 
 
 def _wanted(side: str, low: float, high: float | None) -> str:

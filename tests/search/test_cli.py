@@ -13,7 +13,7 @@ CONTRACT = {
     "resume": {"search", "--address"},
     "status": {"search", "--json"},
     "export": {"search", "-o", "--top", "--per"},
-    "final": {"exports", "--seeds", "--workers", "--fit", "--again", "-o"},
+    "final": {"exports", "--seeds", "--workers", "--fit", "--again", "--evaluate", "-o"},
     "report": {"search", "-o"},
     "predict": {"model", "images", "-o"},
     "sync": {"search", "--follow"},

@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 from optuna import load_study
 from optuna.trial import TrialState
+from PIL import Image
+from sklearn.datasets import load_digits
 
 from search.folder import SearchFolder
+from search.optimism import corrected_value
 from search.record import State, best
 from search.study import open_storage
 from tests.search.conftest import medtune, status, succeed
@@ -119,6 +122,50 @@ def test_final_has_an_interval_and_notes_the_opening(finished: Path, final: Path
     assert [s["test"]["balanced_accuracy"] for s in configuration["seeds"]] == pytest.approx(values)
     [line] = (finished.parent / "test-openings.jsonl").read_text().splitlines()
     assert json.loads(line)["test"] == result["digests"]["test"]
+
+
+def test_final_tells_classes_calibration_and_thresholds(final: Path) -> None:
+    [found] = json.loads((final / "result.json").read_text())["configurations"]
+    assert [c["name"] for c in found["classes"]] == [str(digit) for digit in range(10)]
+    assert all(c["positive"] and 0 <= c["auroc"] <= 1 for c in found["classes"])
+    calibrated = found["calibration"]
+    assert calibrated["validation_after"]["log_loss"] != calibrated["validation_before"]["log_loss"]
+    assert len(found["operating_points"]) == 10
+    assert all(p["wanted"] == 0.9 and p["sensitivity"]["value"] is not None for p in found["operating_points"])
+    card = json.loads((final / f"model-{found['name']}" / "model.json").read_text())
+    assert card["temperature"] == calibrated["temperature"]
+
+
+def test_a_model_on_an_external_test_set(final: Path, tmp_path: Path) -> None:
+    elsewhere = load_digits()
+    for index in range(600, 700):  # none of them was in the search
+        path = tmp_path / "images" / str(elsewhere.target[index]) / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.round(elsewhere.images[index] * (255 / 16)).astype(np.uint8)).save(path)
+    (tmp_path / "other.yaml").write_text("reader: folder\nroot: images\n")
+    model = next(final.glob("model-*"))
+    output = succeed("final", "--evaluate", tmp_path / "other.yaml", model)
+    [path] = final.glob("model-*-external-*.json")
+    result = json.loads(path.read_text())
+    assert result["units"] == 100 and result["metric"] == "balanced_accuracy"
+    assert result["shipped"]["low"] < result["shipped"]["value"] < result["shipped"]["high"]
+    assert f"{result['shipped']['value']:.4f}" in output
+    [opening] = (final / "test-openings.jsonl").read_text().splitlines()
+    assert json.loads(opening)["configurations"] == 1
+    succeed("final", "--evaluate", tmp_path / "other.yaml", model)  # the same again is the same opening
+    assert len((final / "test-openings.jsonl").read_text().splitlines()) == 1
+    (tmp_path / "images" / "9").rename(tmp_path / "images" / "nine")
+    done = medtune("final", "--evaluate", tmp_path / "other.yaml", model)
+    assert done.returncode == 2 and "nine" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_best_value_is_corrected_for_being_the_best(finished: Path) -> None:
+    study = SearchFolder(finished).study()
+    corrected = corrected_value(finished, study.trials, "accuracy")
+    assert not isinstance(corrected, str)
+    assert corrected.value is not None and corrected.value < corrected.found
+    assert corrected.low < corrected.value < corrected.high
+    assert corrected.trials == sum(t.state is State.COMPLETE for t in study.trials)
 
 
 def test_the_test_set_is_opened_once(finished: Path, final: Path, tmp_path: Path) -> None:

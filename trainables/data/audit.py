@@ -88,14 +88,26 @@ def shapes(manifest: Manifest) -> Shapes:
 def refuse_unusable(root: Path, progress: Progress | None = None) -> None:
     """Decodes every image file under a folder, for a dataset whose tables are too wrong to say which ones it needs.
 
+    Arguments and raises as for `refuse_damaged`.
+    """
+    _refuse(root, sorted(_image_files(root)), "image files under its folder", progress)
+
+
+def refuse_damaged(root: Path, paths: Sequence[str], progress: Progress | None = None) -> None:
+    """Decodes every image of a dataset once, of the test too, and keeps nothing of it.
+
     Args:
+        root: folder of the dataset.
+        paths: relative to root.
         progress: called with (files done, files).
 
     Raises:
         Mistake: files that can't be used, by their paths relative to root.
     """
-    files = sorted(_image_files(root))
+    _refuse(root, sorted(paths), "images", progress)
 
+
+def _refuse(root: Path, files: list[str], what: str, progress: Progress | None) -> None:
     def look(path: str) -> str | None:
         try:
             open_image(root / path, GLANCE)
@@ -113,7 +125,7 @@ def refuse_unusable(root: Path, progress: Progress | None = None) -> None:
             progress(done, len(files))
     problems = Problems("dataset")
     if bad:
-        sentence = f"dataset: {len(bad)} of the {len(files)} image files under its folder can't be used; repair them."
+        sentence = f"dataset: {len(bad)} of the {len(files)} {what} can't be used; repair them, or take them out."
         problems.add("counts of bad images", sentence)
     for path, reason in bad.items():
         problems.add("images that can't be used", f"{printable(path)}: {reason}.")

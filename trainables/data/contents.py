@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from trainables.data.problems import Problems
 log = logging.getLogger(__name__)
 
 DIGEST_BYTES = 16
+FILES_A_TASK = 64  # a task for each of 200,000 files would cost more than hashing them
 # A file written twice within the clock's resolution keeps its time of modification: young ones aren't remembered.
 SETTLED_NS = 2_000_000_000
 _Known = dict[str, tuple[int, int, str]]  # path -> size, time of modification, content
@@ -65,12 +67,17 @@ def content_hashes(root: Path, paths: Sequence[str], cache: Path, workers: int =
         except OSError as error:
             return error
 
+    def look_at_several(some: Sequence[str]) -> list[tuple[int, int, str] | OSError]:
+        return [look(path) for path in some]
+
     problems = Problems("dataset")
     fresh: _Known = {}
     contents: list[str] = []
     now = time.time_ns()
     with ThreadPoolExecutor(workers or cpus()) as pool:
-        for path, seen in zip(paths, pool.map(look, paths), strict=True):
+        several = [paths[start : start + FILES_A_TASK] for start in range(0, len(paths), FILES_A_TASK)]
+        found = chain.from_iterable(pool.map(look_at_several, several))
+        for path, seen in zip(paths, found, strict=True):
             if isinstance(seen, OSError):
                 problems.add("files that can't be read", f"{path}: can't be read ({seen.strerror}).")
                 continue

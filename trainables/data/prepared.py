@@ -119,13 +119,21 @@ def prepare(config: DatasetConfig, cache: Path, base: Path | None) -> Prepared:
     Raises:
         Mistake: all that the reader finds wrong, or what can't be split without a leak.
     """
+    return prepare_and_list_test(config, cache, base)[0]
+
+
+def prepare_and_list_test(config: DatasetConfig, cache: Path, base: Path | None) -> tuple[Prepared, list[str]]:
+    """As `prepare`, with the paths of the test's images and nothing else of them, for an audit of the files.
+
+    That an image can be decoded says nothing of how well it is recognised: the test stays sealed.
+    """
     whole, parts = _read_and_split(config, cache, base)
     rows = np.union1d(parts.train, parts.validation)
 
     def within(part: np.ndarray) -> np.ndarray:
         return np.searchsorted(rows, part).astype(np.int64)
 
-    return Prepared(
+    prepared = Prepared(
         manifest=whole.take(rows),
         train=within(parts.train),
         validation=within(parts.validation),
@@ -136,6 +144,7 @@ def prepare(config: DatasetConfig, cache: Path, base: Path | None) -> Prepared:
         test_counts=(test := whole.take(parts.test)).class_counts(),
         test_scored=scored(test),
     )
+    return prepared, test.paths.tolist()
 
 
 def sealed_test(config: DatasetConfig, cache: Path, base: Path | None, expected: Prepared | Digests) -> Manifest:
