@@ -111,8 +111,12 @@ def open_part(
 def pixel_spec(dataset: DatasetConfig, resolution: Resolution) -> PixelSpec:
     """How a dataset's images become the network's input. The dataset's crop is resolved (see `search.plan`)."""
     return PixelSpec(
-        height=resolution[0], width=resolution[1], fit=dataset.fit, centre=dataset.centre,
-        crop=dataset.crop or "none", side=dataset.side,
+        height=resolution[0],
+        width=resolution[1],
+        fit=dataset.fit,
+        centre=dataset.centre,
+        crop=dataset.crop or "none",
+        side=dataset.side,
     )
 
 

@@ -1,15 +1,12 @@
 """Images decoded once: a file of uint8 pixels, named by what is in it, that every trial of a machine maps.
 
-<cache>/pixels/<key>/pixels.u8 holds [N, C, H, W], meta.json its shape and the digests of its chunks. Both are written
-in a folder of another name under a lock, which is then renamed, so that a folder named by a key is whole.
+<cache>/pixels/<key> is a stored array (trainables.data.stored), [N, C, H, W].
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import io
-import json
 import logging
 import os
 import shutil
@@ -22,7 +19,6 @@ from typing import Literal, TypeVar
 
 import numpy as np
 import PIL
-import pydicom
 from filelock import FileLock
 from PIL import Image, ImageOps
 from pydantic import Field
@@ -35,17 +31,15 @@ from trainables.data.crops import cropped
 from trainables.data.images import BadImage, open_image, read_header
 from trainables.data.manifest import Manifest
 from trainables.data.problems import Problems
-from trainables.files import replacing, sync
+from trainables.data.stored import ARRAY, stored, trust, write_meta
+from trainables.files import sync
 
 log = logging.getLogger(__name__)
 
 PIXEL_FORMAT = 1  # part of the key; raised when the same images and spec would give other pixels
-CHUNK = 64 << 20  # bytes that one digest covers
 ROWS_A_TASK = 16
 Progress = Callable[[int, int], None]
 T = TypeVar("T")
-
-_verified: set[tuple[str, int, int]] = set()  # path, inode and time of files whose digests this process has checked
 
 
 class PixelSpec(Strict):
@@ -110,13 +104,13 @@ def open_many(
     decoded = dict.fromkeys(wanted, 0)
     try:
         home.mkdir(parents=True, exist_ok=True)
-        ready = {key: array for key in wanted if (array := _mapped(home / key)) is not None}
+        ready = {key: array for key in wanted if (array := stored(home, key)) is not None}
         missing = sorted(set(wanted) - set(ready))  # everybody locks in this order, so nobody waits in a circle
         with ExitStack() as locks:
             for key in missing:
                 locks.enter_context(FileLock(home / f"{key}.lock"))
             for key in missing:
-                array = _mapped(home / key)
+                array = stored(home, key)
                 if array is not None:
                     ready[key] = array
                 elif (home / key).exists():
@@ -125,7 +119,7 @@ def open_many(
             if absent:
                 decoded |= _build(manifest, absent, home, workers or cpus(), progress)
                 for key in absent:
-                    array = _mapped(home / key, verify=False)
+                    array = stored(home, key)
                     assert array is not None, "pixels that were just built can't be mapped"
                     ready[key] = array
     except OSError as error:
@@ -162,46 +156,6 @@ def _target(spec: PixelSpec) -> tuple[int, int] | None:
     return (round(spec.height / spec.centre), round(spec.width / spec.centre)) if spec.crop == "none" else None
 
 
-def _mapped(folder: Path, verify: bool = True) -> np.memmap | None:
-    """The mapped file, or None where it isn't there or is damaged."""
-    if not folder.is_dir():
-        return None
-    try:
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        if meta.pop("digest") != digest(meta):
-            raise ValueError("meta.json doesn't match its digest")
-        shape = tuple(meta["shape"])
-        file = folder / "pixels.u8"
-        status = file.stat()
-        if status.st_size != int(np.prod(shape, dtype=np.int64)):
-            raise ValueError(f"expected {np.prod(shape, dtype=np.int64)} bytes, found {status.st_size}")
-        identity = (str(file), status.st_ino, status.st_mtime_ns)
-        if verify and identity not in _verified:
-            if _chunk_digests(file, meta["chunk"]) != meta["chunks"]:
-                raise ValueError("its content doesn't match its digests")
-            _verified.add(identity)
-        return np.memmap(file, dtype=np.uint8, mode="r", shape=shape)
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if folder.is_dir():
-            log.warning("pixel file %s is damaged (%s): it is built again", folder.name[:12], error)
-        return None
-
-
-def _chunk_digests(file: Path, chunk: int) -> list[str]:
-    def one(start: int) -> str:
-        total = hashlib.blake2b(digest_size=16)
-        with file.open("rb") as source:
-            source.seek(start)
-            left = chunk
-            while left and (data := source.read(min(left, 1 << 20))):
-                total.update(data)
-                left -= len(data)
-        return total.hexdigest()
-
-    with ThreadPoolExecutor(cpus()) as pool:
-        return list(pool.map(one, range(0, file.stat().st_size, chunk)))
-
-
 def _build(
     manifest: Manifest, specs: Mapping[str, PixelSpec], home: Path, workers: int, progress: Progress | None
 ) -> dict[str, int]:
@@ -219,7 +173,7 @@ def _build(
             cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
         descriptors: dict[str, int] = {}
         for key, spec in specs.items():
-            descriptors[key] = os.open(partial[key] / "pixels.u8", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+            descriptors[key] = os.open(partial[key] / ARRAY, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
             cleanup.callback(os.close, descriptors[key])
             # Asked for at once, so that a full disk is known now and not in an hour.
             os.posix_fallocate(descriptors[key], 0, len(manifest) * channels * spec.height * spec.width)
@@ -256,19 +210,11 @@ def _build(
         _refuse_bad_images(manifest, problems)
         for key, spec in specs.items():
             os.fsync(descriptors[key])
-            meta = {
-                "format": PIXEL_FORMAT,
-                "shape": [len(manifest), channels, spec.height, spec.width],
-                "spec": spec.plain(),
-                "pillow": PIL.__version__,
-                "pydicom": pydicom.__version__,
-                "chunk": CHUNK,
-                "chunks": _chunk_digests(partial[key] / "pixels.u8", CHUNK),
-            }
-            with replacing(partial[key] / "meta.json") as file:
-                file.write(json.dumps({**meta, "digest": digest(meta)}).encode())
+            shape = (len(manifest), channels, spec.height, spec.width)
+            write_meta(partial[key], shape, np.dtype(np.uint8), {"spec": spec.plain(), "pillow": PIL.__version__})
             partial[key].rename(home / key)
             sync(home)
+            trust(home, key)
     return counts
 
 

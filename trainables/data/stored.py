@@ -11,9 +11,10 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -99,22 +100,35 @@ def built(
             writing.flush()
             del writing
             sync(partial / ARRAY)
-            meta = {
-                "format": FORMAT,
-                "shape": list(shape),
-                "dtype": dtype.str,
-                "chunk": CHUNK,
-                "chunks": chunk_digests(partial / ARRAY, CHUNK),
-            }
-            write_json(partial / META, {**meta, "digest": digest(meta)})
+            write_meta(partial, shape, dtype)
             partial.rename(home / key)
             sync(home)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-        status = (home / key / ARRAY).stat()
-        _verified.add((str(home / key / ARRAY), status.st_ino, status.st_mtime_ns))
+        trust(home, key)
         return stored(home, key)
+
+
+def write_meta(
+    folder: Path, shape: tuple[int, ...], dtype: np.dtype[Any], more: Mapping[str, Any] = MappingProxyType({})
+) -> None:
+    """Describes the array that was written into a folder, with its digests and what else is worth knowing of it."""
+    meta = {
+        "format": FORMAT,
+        "shape": list(shape),
+        "dtype": dtype.str,
+        "chunk": CHUNK,
+        "chunks": chunk_digests(folder / ARRAY, CHUNK),
+        **more,
+    }
+    write_json(folder / META, {**meta, "digest": digest(meta)})
+
+
+def trust(home: Path, key: str) -> None:
+    """Spares this process the check of digests that it has just computed."""
+    status = (home / key / ARRAY).stat()
+    _verified.add((str(home / key / ARRAY), status.st_ino, status.st_mtime_ns))
 
 
 def make_room(home: Path, needed: int, budget: int) -> bool:

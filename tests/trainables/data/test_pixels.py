@@ -13,7 +13,7 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 
 from spaces.mistakes import Mistake
-from trainables.data import pixels as module
+from trainables.data import stored
 from trainables.data.contents import content_hashes
 from trainables.data.images import open_image
 from trainables.data.pixels import PixelSpec, decode_file, open_many, open_pixels, pixel_key
@@ -107,10 +107,10 @@ def test_a_jpegs_pixels_do_not_depend_on_what_is_built_with_them(tmp_path: Path,
 def test_damage_is_found_and_built_again(
     manifest, cache: Path, spoil: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "CHUNK", 1000)  # several chunks, the last one shorter
+    monkeypatch.setattr(stored, "CHUNK", 1000)  # several chunks, the last one shorter
     pixels = open_pixels(manifest, SMALL, cache)
     before = np.array(pixels.array)
-    file, meta = (cache / "pixels" / pixels.key / name for name in ("pixels.u8", "meta.json"))
+    file, meta = (cache / "pixels" / pixels.key / name for name in ("array", "meta.json"))
     assert len(json.loads(meta.read_text())["chunks"]) == 6
     if spoil == "flip":
         data = bytearray(file.read_bytes())
@@ -133,13 +133,16 @@ def test_damage_is_found_and_built_again(
 def test_digests_are_checked_once_a_process(manifest, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     open_pixels(manifest, SMALL, cache)
     checked: list[Path] = []
-    real = module._chunk_digests
+    real = stored.chunk_digests
 
     def counting(file: Path, chunk: int) -> list[str]:
         checked.append(file)
         return real(file, chunk)
 
-    monkeypatch.setattr(module, "_chunk_digests", counting)
+    monkeypatch.setattr(stored, "chunk_digests", counting)
+    open_pixels(manifest, SMALL, cache)
+    assert not checked, "what this process has just written"
+    monkeypatch.setattr(stored, "_verified", set())  # as in a new one
     for _ in range(3):
         open_pixels(manifest, SMALL, cache)
     assert len(checked) == 1
@@ -183,7 +186,7 @@ def test_two_processes_build_a_key_once(manifest, cache: Path, tmp_path: Path) -
 def test_what_a_killed_builder_left_does_not_matter(manifest, cache: Path) -> None:
     left = cache / "pixels" / f"{pixel_key(manifest, SMALL)}.partial"
     left.mkdir(parents=True)
-    (left / "pixels.u8").write_bytes(b"half")
+    (left / "array").write_bytes(b"half")
     assert open_pixels(manifest, SMALL, cache).decoded == 40
     assert not left.exists()
 
