@@ -11,7 +11,8 @@ from spaces.config import SearchConfig
 from spaces.strict import digest
 
 SETTINGS = re.compile(
-    r"dataset\.(reader|policy|fit|split\..+)|budget\..+|stopping\..+|resources\..+|sampler|seed|expert_first"
+    r"dataset\.(reader|policy|fit|crop|side|split\..+)|budget\..+|stopping\..+|resources\..+|sampler|seed|expert_first|"
+    r"strategy|protocol"
 )
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 LABEL = re.compile(r"[\w .,()+-]{1,100}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,7 @@ from spaces.dimensions import Point
 
 log = logging.getLogger(__name__)
 FIRST = "first configurations"
+ALIKE = 5  # failures for one reason, and nothing else, after which no more trials are started
 
 
 class Driver:
@@ -74,7 +76,7 @@ class Driver:
     def next_job(self) -> dict[str, Any] | None:
         """Trials for an actor: unfinished ones of an earlier launch, then first configurations, then the sampler's.
         None when there is nothing more to start."""
-        if self.stopping.is_set() or self.out_of_time:
+        if self.stopping.is_set() or self.out_of_time or self._hopeless():
             return None
         if self.unfinished:
             return self.order(self.unfinished.pop(0))
@@ -90,6 +92,18 @@ class Driver:
             for like in self._companions(point, number):
                 job.append(self._add(like, self.config.sampler, job[0].job))
         return self.order(job)
+
+    def _hopeless(self) -> bool:
+        """Whether nothing but failures came out so far, all for one reason: more trials would fail alike."""
+        ended = [trial for trial in self.study.trials if trial.state.terminal]
+        causes = {re.sub(r"\d+", "#", trial.cause) for trial in ended}
+        failures = (State.FAILED, State.INFEASIBLE)
+        if len(ended) < ALIKE or len(causes) != 1 or any(trial.state not in failures for trial in ended):
+            return False
+        self.notice = (
+            f"all of the first {len(ended)} trials failed for one reason, so no more were started: {ended[0].cause}"
+        )
+        return True
 
     def _add(self, point: Point, why: str, job: str) -> Trial:
         trial = self.study.add(

@@ -22,7 +22,7 @@ dataset: {reader: isic2019, root: isic, policy: none, options: {near_duplicates:
 backbones: [mae_tiny]
 weights: random
 space: {resolution: 32, head: linear, trained_blocks: 0, head_lr: 0.1, batch_size: 16, level: 0, sampling: natural}
-budget: {trials: 1, epochs: 8}
+budget: {trials: 1, epochs: 4}
 metric: accuracy
 mlflow: off
 """

@@ -14,19 +14,18 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.metrics import (
     accuracy_score,
-    average_precision_score,
     balanced_accuracy_score,
     brier_score_loss,
     cohen_kappa_score,
     f1_score,
     log_loss,
-    roc_auc_score,
     roc_curve,
 )
 
 from spaces.config import METRICS
 from spaces.mistakes import nearest
 from trainables.data.manifest import Task
+from trainables.ranking import area_under_roc, average_precision
 
 RANGES = {
     "accuracy": (0.0, 1.0),
@@ -148,8 +147,8 @@ def by_class(labels: np.ndarray, probabilities: np.ndarray, classes: int) -> lis
             ClassScores(
                 positive=count,
                 negative=len(positive) - count,
-                auroc=float(roc_auc_score(positive, scores)) if both else None,
-                average_precision=float(average_precision_score(positive, scores)) if both else None,
+                auroc=area_under_roc(positive, scores) if both else None,
+                average_precision=average_precision(positive, scores) if both else None,
                 recall=recall,
             )
         )
@@ -265,11 +264,11 @@ def _macro_f1(labels: np.ndarray, probabilities: np.ndarray, over: list[int]) ->
 
 
 def _macro_auroc(labels: np.ndarray, probabilities: np.ndarray, over: list[int]) -> float:
-    return float(np.mean([roc_auc_score(*pair) for pair in _ranked(labels, probabilities, over)]))
+    return float(np.mean([area_under_roc(*pair) for pair in _ranked(labels, probabilities, over)]))
 
 
 def _macro_average_precision(labels: np.ndarray, probabilities: np.ndarray, over: list[int]) -> float:
-    return float(np.mean([average_precision_score(*pair) for pair in _ranked(labels, probabilities, over)]))
+    return float(np.mean([average_precision(*pair) for pair in _ranked(labels, probabilities, over)]))
 
 
 def _quadratic_weighted_kappa(labels: np.ndarray, probabilities: np.ndarray, over: list[int]) -> float:

@@ -96,9 +96,7 @@ def run(config: dict[str, Any], side: str, setting: Setting, resized: str) -> No
         strong.fine_tune(trial, setting, resized, report)
 
 
-def _tuned(
-    side: str, setting: Setting, resized: str, cpus: int, home: Path, space: dict[str, Any], tuning: Any
-) -> Any:
+def _tuned(side: str, setting: Setting, resized: str, cpus: int, home: Path, space: dict[str, Any], tuning: Any) -> Any:
     os.environ.update(RAY_SETTINGS)
     import ray
     from ray import tune

@@ -16,7 +16,7 @@ from spaces.backbone import backbone
 from trainables.backbones.families import FAMILIES
 from trainables.backbones.weights import random_state
 
-PARTS = ("train",) * 7 + ("validation",) * 2 + ("test",)  # of every ten images
+PARTS = ("train", "validation", "test", *("train",) * 6, "validation")  # of every ten images of a class
 SIDE = 1024
 GRIDS = (4, 6, 9, 13)  # spots a side, by class
 

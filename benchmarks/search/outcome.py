@@ -44,7 +44,7 @@ class Outcome:
     began: float = 0.0
     """Unix time at the start of the process."""
     counts: dict[str, int] = field(default_factory=dict)
-    """`decoded` images, images that frozen blocks were `computed` for, `builds` of stored activations."""
+    """`decoded` images, training images that frozen blocks were `computed` for, `builds` of stored activations."""
 
     def before(self) -> float:
         """Seconds before the first trial began, without building beforehand: imports, Ray's start."""

@@ -81,7 +81,7 @@ def fine_tune(trial: Recorded, setting: Setting, report: Report) -> None:
     criterion = nn.CrossEntropyLoss(label_smoothing=trial.label_smoothing)
     optimizer = optimizer_of(model, trial)
     schedule = schedule_of(optimizer, trial, len(loader) * setting.epochs)
-    decoded = 0
+    decoded = computed = 0
     for epoch in range(1, setting.epochs + 1):
         model.train()
         for images, labels in loader:
@@ -92,9 +92,10 @@ def fine_tune(trial: Recorded, setting: Setting, report: Report) -> None:
             optimizer.zero_grad()
             schedule.step()
             decoded += len(images)
+            computed += len(images) * (trial.trained_blocks != "all")
         value = judge(model, ((images.to(device), labels) for images, labels in judging))
         decoded += len(validation)
-        figures = {"epoch": epoch, "value": value, "decoded": decoded, "computed": decoded}
+        figures = {"epoch": epoch, "value": value, "decoded": decoded, "computed": computed}
         done = epoch == setting.epochs
         report({**figures, "started": started, "ended": time.time()}, model if done else None)
 

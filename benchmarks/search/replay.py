@@ -75,8 +75,10 @@ def of_this_process(order: Order, home: Path) -> Outcome:
     from benchmarks.search import ours
 
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: order.cpus])  # what a search on this machine asks for
-    return ours.replay(order.side, order.trials, order.setting, home) if order.trials else ours.search(
-        order.side, *asked, home
+    return (
+        ours.replay(order.side, order.trials, order.setting, home)
+        if order.trials
+        else ours.search(order.side, *asked, home)
     )
 
 

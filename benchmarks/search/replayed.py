@@ -21,9 +21,7 @@ RANGE = "least to most over repeats"
 LONG = 12  # trials above which a baseline runs a tenth of them
 
 
-def measure(
-    regime: Regime, setting: Setting, cpus: int, repeats: int, whole: bool, console: Console
-) -> dict[str, Any]:
+def measure(regime: Regime, setting: Setting, cpus: int, repeats: int, whole: bool, console: Console) -> dict[str, Any]:
     """All sides, `repeats` times; as plain data."""
     trials = recorded(regime, regime.trials)
     slots = cpus // setting.cpus
@@ -56,7 +54,9 @@ def _figures(
     ratios = {
         side: {
             "wall": median_and_range([theirs / own for theirs, own in zip(walls[side], walls["ours"], strict=True)]),
-            "inside": median_and_range([theirs / own for theirs, own in zip(inside[side], inside["ours"], strict=True)]),
+            "inside": median_and_range(
+                [theirs / own for theirs, own in zip(inside[side], inside["ours"], strict=True)]
+            ),
         }
         for side in BASELINES
     }
@@ -99,7 +99,14 @@ def table(regimes: Sequence[dict[str, Any]]) -> Group:
         "regime", "trials", "plain, s", "strong, s", "ours, s", "building, s", "plain / ours", "strong / ours",
         "wanted", "inside: plain", "strong", "ceiling",
     )  # fmt: skip
-    checks = Table("regime", "images decoded", "through frozen blocks", "builds", "cached, uncached", "ours, strong")
+    checks = Table(
+        "regime",
+        "images decoded",
+        "training images through frozen blocks",
+        "builds",
+        "cached, uncached",
+        "ours, strong",
+    )
     for one in regimes:
         star, counts, apart = "*" if one["scaled"] else "", one["counts"], one["agreement"]
         ratios = {side: one["ratios"][side] for side in BASELINES}

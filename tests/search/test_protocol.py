@@ -140,7 +140,9 @@ def test_refused_where_it_means_nothing() -> None:
 def fundus(tmp_path: Path) -> Path:
     """Digits 0 to 4 as grades, in the re-upload's layout."""
     write_digits(tmp_path / "all", 400)
-    images = [path for path in sorted((tmp_path / "all").rglob("*.png"), key=lambda p: p.name) if int(path.parent.name) < 5]
+    images = [
+        path for path in sorted((tmp_path / "all").rglob("*.png"), key=lambda p: p.name) if int(path.parent.name) < 5
+    ]
     root = tmp_path / "data"
     parts = (("train_1.csv", "train_images", 0, 140), ("valid.csv", "val_images", 140, 170))
     for table, folder, start, end in (*parts, ("test.csv", "test_images", 170, 200)):

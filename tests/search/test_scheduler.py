@@ -209,3 +209,25 @@ def test_one_of_a_job_is_stopped_by_itself_and_a_resume_groups_the_others(tmp_pa
     ends = [{"trial": n, "end": {"state": "complete", "cause": "", "value": 0.5}} for n in (first, third)]
     assert again.told(ends, [first, third])
     assert {again.study.trials[n].state for n in (first, third)} == {State.COMPLETE}
+
+
+def test_when_all_fail_for_one_reason_no_more_are_started(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"budget": BudgetConfig(trials=20, epochs=8)})
+
+    def failed(one: Driver, cause: str) -> None:
+        job = one.next_job()
+        assert job is not None
+        [trial] = job["trials"]
+        end = {"state": "failed", "cause": cause, "value": None}
+        one.told([{"trial": trial["number"], "end": end}], [trial["number"]])
+
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    one = driver(tmp_path / "a", config)
+    for step in range(5):
+        failed(one, f"the loss was nan at step {step}")
+    assert one.next_job() is None and "failed for one reason" in one.notice and "the loss was nan" in one.notice
+    other = driver(tmp_path / "b", config)
+    for step in range(6):
+        failed(other, "the loss was nan" if step else "no space left on device")
+    assert other.next_job() is not None, "different reasons may be the configurations'"

@@ -287,3 +287,15 @@ def test_dicom_files_among_others(tmp_path: Path, write_image, listed, cache: Pa
     (data / "b.dcm").write_bytes((data / "c").read_bytes()[:-300])
     with pytest.raises(Mistake, match=r"b\.dcm: truncated"):
         open_pixels(listed(data, ["a.png", "b.dcm", "c"]), PixelSpec(height=9, width=9), cache)
+
+
+def test_the_centre_of_what_fits(tmp_path: Path, cache: Path, listed) -> None:
+    pixels = np.arange(16 * 32, dtype=np.uint32).reshape(16, 32).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    manifest = listed(tmp_path, ["a.png"])
+    whole = open_pixels(manifest, PixelSpec(height=16, width=32), cache).array[0, 0]
+    centre = open_pixels(manifest, PixelSpec(height=14, width=28, centre=0.875), cache)
+    assert np.array_equal(centre.array[0, 0], whole[1:15, 2:30]) and centre.key != open_pixels(
+        manifest, PixelSpec(height=14, width=28), cache
+    ).key  # fmt: skip
+    assert np.array_equal(decode_file(tmp_path / "a.png", PixelSpec(height=14, width=28, centre=0.875))[0], whole[1:15, 2:30])
