@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from search import folder as folders
+from search.cluster import check_address
+from search.cluster import connect as connect
 from search.console import Console, View, chatter_to
 from search.folder import SearchFolder
 from search.identity import identity, refuse_changes
-from search.plan import Plan, concurrent_trials, plan
+from search.plan import Plan, plan
+from search.preflight import preflight
 from search.record import Trial
 from search.sampler import Comparing, Sampler, sampler_of
 from search.study import JOURNAL, Study, only_writer, open_storage, repair_journal
@@ -167,9 +169,11 @@ def _drive(driver: Any, found: SearchFolder, planned: Plan, address: str | None,
     with console.working("starting Ray" if address is None else f"connecting to {address}"):
         connect(ray, address)
     try:
-        concurrent = planned.concurrent or concurrent_trials(
-            resources, int(ray.cluster_resources().get("CPU", 0)), ray.cluster_resources().get("GPU", 0)
-        )
+        concurrent = planned.concurrent
+        if address is not None:
+            with console.working("looking at the cluster's nodes"):
+                concurrent, notices = preflight(ray, planned, found.path)
+            console.print(*notices)
         tuner = tune.Tuner(
             tune.with_resources(run_job, {"cpu": resources.cpus, "gpu": resources.accelerators}),
             tune_config=tune.TuneConfig(
@@ -193,50 +197,6 @@ def _drive(driver: Any, found: SearchFolder, planned: Plan, address: str | None,
     finally:
         ray.shutdown()
         shutil.rmtree(found.path / "ray", ignore_errors=True)
-
-
-def connect(ray: Any, address: str | None) -> None:
-    """A cluster at an address, or a new one on this machine, open to this machine only."""
-    try:
-        if address is None:
-            ray.init(
-                address="local",  # never a cluster that happens to run here
-                num_cpus=len(os.sched_getaffinity(0)),
-                include_dashboard=False,
-                log_to_driver=False,
-                object_store_memory=128 * 2**20,
-                _temp_dir=os.environ.get("RAY_TMPDIR"),
-            )
-        else:
-            packages = [str(Path(__file__).parents[1] / name) for name in ("spaces", "trainables", "search")]
-            ray.init(address=address, log_to_driver=False, runtime_env={"py_modules": packages})
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        if address is None:
-            raise
-        raise Mistake(
-            f"--address {address}: can't be connected to ({_first_line(error)}); is the cluster up?"
-        ) from None
-
-
-def check_address(address: str, seconds: float = 5) -> None:
-    """That something answers at a cluster's address.
-
-    Raises:
-        Mistake: nothing does, or it is no address.
-    """
-    if address == "auto":
-        return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        raise Mistake(f'--address {address}: expected "auto", "HOST:PORT" or "ray://HOST:PORT".')
-    try:
-        socket.create_connection((host, int(port)), timeout=seconds).close()
-    except (OSError, OverflowError) as error:
-        raise Mistake(f"--address {address}: nothing answers there ({error}); is the cluster up?") from None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
 
 
 def _group(planned: Plan) -> int:

@@ -1,4 +1,4 @@
-"""The benchmark of a search: its lists, its arithmetic, and that all sides train the same network on the same images."""
+"""The benchmark of a search: its lists, its arithmetic, and that all sides train the same network."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class BestEpoch:
         if value is None:
             return
         if self.value is None or (value > self.value if self._larger else value < self.value):
-            self.value, self.probabilities = value, probabilities
+            self.value, self.probabilities = value, probabilities.copy()
             self.weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights.items()}
 
     def save(self, checkpoint: Checkpoint) -> None:

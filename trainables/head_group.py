@@ -133,9 +133,10 @@ def fine_tune_heads(
                 share_KB = shares.gather(1, rows_KB)
                 x_KBD, wanted = _mixed(x_KBD, share_KB), _mixed(wanted, share_KB)
             losses[step] = heads.step(x_KBD, wanted)
-        for k, of_trial in enumerate(losses.T.cpu()):
-            if k in running:
-                _close_epoch(members[k], epoch, of_trial, heads, k, judged_VD, data, started)
+        of_trials = losses.T.cpu()
+        share = (time.time() - started) / len(running)  # of the pass, which is no trial's own
+        for k in running:
+            _close_epoch(members[k], epoch, of_trials[k], heads, k, judged_VD, data, time.time() - share)
         if epoch + 1 == first.epochs or time.monotonic() - saved_at >= pause:
             saved.save(epoch + 1)
             saved_at = time.monotonic()

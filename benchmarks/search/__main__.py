@@ -36,7 +36,7 @@ from rich.console import Console
 from benchmarks.search import images
 from benchmarks.search.plain import Setting
 from benchmarks.search.quality import equal_quality, quality_table
-from benchmarks.search.regimes import REGIMES, Regime
+from benchmarks.search.regimes import REGIMES, Regime, Trained
 from benchmarks.search.replayed import measure, table
 
 
@@ -50,7 +50,7 @@ class Size:
     epochs: int
     trials: int | None = None
     """Of every list; None: as many as the regime has."""
-    blocks: tuple[int | str, ...] = (0, 1, 2, 4, "all")
+    blocks: tuple[Trained, ...] = (0, 1, 2, 4, "all")
 
 
 FULL = Size("dinov2_small", 56, {"digits": 700, "jpegs": 500}, 10)

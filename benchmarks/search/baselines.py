@@ -130,6 +130,7 @@ def _filled(outcome: Outcome, results: Any) -> Outcome:
                 [float(value) for value in told.sort_values("epoch")["value"]],
                 float(last["started"]),
                 float(last["ended"]),
+                [float(time) for time in told.sort_values("epoch")["ended"]],
             )
         )
     return outcome

@@ -24,7 +24,7 @@ GRIDS = (4, 6, 9, 13)  # spots a side, by class
 def digits(count: int) -> Iterator[tuple[Image.Image, str]]:
     """Handwritten digits, 8 x 8 pixels, none of them twice."""
     found = load_digits()
-    seen = set()
+    seen: set[bytes] = set()
     for pixels, label in zip(found.images, found.target, strict=True):
         if len(seen) == count:
             return
@@ -57,7 +57,7 @@ def write(kind: str, folder: Path, count: int) -> None:
         of_class[label] = of_class.get(label, 0) + 1
         path = folder / part / label / f"{index:05d}.{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(path, **({"quality": 90} if suffix == "jpg" else {}))
+        image.save(path, quality=90)  # of a PNG it is left aside
 
 
 def write_weights(name: str, resolution: int, file: Path) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.search.outcome import Done, Outcome
 from benchmarks.search.plain import Setting
-from benchmarks.search.regimes import Recorded
+from benchmarks.search.regimes import Recorded, of_plain
 from search import launch
 from search.console import Console
 from search.folder import SearchFolder
@@ -117,15 +117,13 @@ def search(side: str, count: int, blocks: Sequence[Any], level: int, setting: Se
     """A search of its own, as a person would start it."""
     watch = Stopwatch()
     found = launch.search(settings(side, setting, count, blocks, level, home), home, console=watch)
-    own = Recorded.__dataclass_fields__
-    return _outcome(
-        side,
-        found,
-        watch,
-        lambda trial: Recorded(
-            **{"backbone_lr_ratio": 0.0, **{k: v for k, v in trial.point.items() if k in own}, "seed": trial.seed}
-        ),
-    )
+    return _outcome(side, found, watch, _found)
+
+
+def _found(trial: Trial) -> Recorded:
+    """A search's trial as the baselines would run it."""
+    own = {name: value for name, value in trial.point.items() if name in Recorded.__dataclass_fields__}
+    return of_plain({"backbone_lr_ratio": 1.0, **own, "seed": trial.seed})  # a ratio isn't asked for heads alone
 
 
 def _point(trial: Recorded, space: Space) -> Point:
@@ -152,7 +150,8 @@ def _outcome(side: str, found: SearchFolder, watch: Stopwatch, of: Callable[[Tri
             raise RuntimeError(f"trial {trial.number} of {side} {trial.state}: {trial.cause}")
         epochs = [trial.epochs[e] for e in sorted(trial.epochs)]
         values = [float("nan") if epoch.value is None else epoch.value for epoch in epochs]
-        outcome.trials.append(Done(of(trial), values, (folder / CONFIG).stat().st_mtime, epochs[-1].time))
+        times = [epoch.time for epoch in epochs]
+        outcome.trials.append(Done(of(trial), values, (folder / CONFIG).stat().st_mtime, times[-1], times))
         if (folder / END).exists():
             computed += json.loads((folder / END).read_text(encoding="utf-8")).get("counts", {}).get("computed", 0)
     builds = list((found.path.parent / "cache" / FOLDER).glob("*/meta.json"))

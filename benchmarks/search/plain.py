@@ -13,7 +13,7 @@ from typing import Any
 import timm
 import torch
 from sklearn.metrics import balanced_accuracy_score
-from timm.optim import param_groups_weight_decay
+from timm.optim._param_groups import param_groups_weight_decay
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision import transforms

@@ -45,12 +45,13 @@ class Regime:
     trials: int
     level: int
     wanted: dict[str, tuple[float, float]]
-    """Ratios that are to be reached over `plain` and `strong`, at least and at most."""
+    """Ratios of wall time that are to be reached over `plain` and `strong`, at least and at most; of the median epoch,
+    in which nothing is built, under `epoch`."""
 
 
 def _last(k: int, blocks: int = 12) -> Regime:
     formula = (blocks + 2 * k) / (3 * k)
-    return Regime(f"last-{k}", "digits", (k,), 8, 1, {"strong": ((1 - SLACK) * formula, math.inf)})
+    return Regime(f"last-{k}", "digits", (k,), 8, 1, {"epoch": ((1 - SLACK) * formula, math.inf)})
 
 
 REGIMES = (

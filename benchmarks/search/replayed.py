@@ -34,8 +34,8 @@ def measure(regime: Regime, setting: Setting, cpus: int, repeats: int, whole: bo
             outcome = run(Order(side, setting, cpus, tuple(replayed)))
             runs[side].append(outcome)
             console.print(
-                f"{regime.name}, {side}: {len(replayed)} trials in {outcome.wall:.1f} s, of which {outcome.before():.1f} "
-                f"s before the first and {outcome.building:.1f} s of building; {outcome.counts}",
+                f"{regime.name}, {side}: {len(replayed)} trials in {outcome.wall:.1f} s, of which "
+                f"{outcome.before():.1f} s before the first and {outcome.building:.1f} s of building; {outcome.counts}",
                 highlight=False,
             )
     return _figures(regime, trials, part, runs, setting, slots)
@@ -53,10 +53,9 @@ def _figures(
     inside = {side: [w - o.around() for w, o in zip(walls[side], runs[side], strict=True)] for side in SIDES}
     ratios = {
         side: {
-            "wall": median_and_range([theirs / own for theirs, own in zip(walls[side], walls["ours"], strict=True)]),
-            "inside": median_and_range(
-                [theirs / own for theirs, own in zip(inside[side], inside["ours"], strict=True)]
-            ),
+            "wall": _ratios(walls[side], walls["ours"]),
+            "inside": _ratios(inside[side], inside["ours"]),
+            "epoch": _ratios([o.epoch() for o in runs[side]], [o.epoch() for o in runs["ours"]]),
         }
         for side in BASELINES
     }
@@ -85,6 +84,10 @@ def _figures(
     }
 
 
+def _ratios(theirs: Sequence[float], own: Sequence[float]) -> tuple[float, float, float]:
+    return median_and_range([one / other for one, other in zip(theirs, own, strict=True)])
+
+
 def _whole(outcome: Outcome, trials: Sequence[Recorded], slots: int) -> float:
     """Wall seconds of the whole list: measured, or scaled from the part that was replayed."""
     if len(outcome.trials) == len(trials):
@@ -97,7 +100,7 @@ def table(regimes: Sequence[dict[str, Any]]) -> Group:
     """Times and ratios, then what was computed and how far final values lie apart."""
     times = Table(
         "regime", "trials", "plain, s", "strong, s", "ours, s", "building, s", "plain / ours", "strong / ours",
-        "wanted", "inside: plain", "strong", "ceiling",
+        "wanted", "inside: plain", "strong", "epoch: strong", "ceiling",
     )  # fmt: skip
     checks = Table(
         "regime",
@@ -119,6 +122,7 @@ def table(regimes: Sequence[dict[str, Any]]) -> Group:
             *(_spread(ratios[side]["wall"]) for side in BASELINES),
             ", ".join(_wanted(side, *bounds) for side, bounds in one["wanted"].items()),
             *(_spread(ratios[side]["inside"]) for side in BASELINES),
+            _spread(ratios["strong"]["epoch"]) if _of_one_kind(one) else "",
             f"{one['ceiling']:.1f}",
         )
         checks.add_row(
@@ -130,6 +134,11 @@ def table(regimes: Sequence[dict[str, Any]]) -> Group:
             _apart(apart["ours and strong"]),
         )
     return Group(times, checks, f"* a tenth of the list; its times scaled, its counts not. Median ({RANGE}).")
+
+
+def _of_one_kind(one: dict[str, Any]) -> bool:
+    """Whether an epoch of one trial is like that of any other, and isn't shared with others."""
+    return len(kinds := {trial["trained_blocks"] for trial in one["trials"]}) == 1 and 0 not in kinds
 
 
 def _spread(values: Sequence[float]) -> str:

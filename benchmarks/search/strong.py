@@ -133,7 +133,7 @@ def augmentation(level: int, setting: Setting) -> v2.Transform:
     ranges, side = setting.ranges(level), (setting.resolution, setting.resolution)
     chosen: list[nn.Module] = [
         v2.RandomResizedCrop(side, (ranges.scale, 1.0), (1.0, 1.0), v2.InterpolationMode.BILINEAR, antialias=True),
-        v2.RandomRotation(ranges.rotate, v2.InterpolationMode.BILINEAR),  # type: ignore[arg-type]
+        v2.RandomRotation(ranges.rotate, v2.InterpolationMode.BILINEAR),
         v2.ColorJitter(ranges.brightness, ranges.contrast, ranges.saturation, ranges.hue),
     ]
     return v2.Compose([*chosen, v2.RandomHorizontalFlip()] if ranges.flip else chosen)
@@ -171,5 +171,5 @@ def _weights(file: str) -> dict[str, Tensor]:
     return load_file(file)
 
 
-def _as_it_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def _as_it_is(batch: Any) -> Any:
     return batch

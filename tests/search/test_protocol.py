@@ -16,6 +16,7 @@ from spaces.library import assemble, trial_config
 from spaces.mistakes import Mistake
 from spaces.policy import policy
 from spaces.protocol import SEARCHED, apply, notes, protocol, with_warmup
+from spaces.strict import parse_yaml
 from tests.search.conftest import write_digits
 
 READERS = ["isic2019", "aptos2019", "chexpert"]
@@ -51,7 +52,7 @@ def test_trials_are_the_papers(reader: str) -> None:
         assert trial.warmup == pytest.approx(0.05 if reader == "aptos2019" else 1000 / (50 * 100))
         off = ("mixup", "label_smoothing", "drop_path", "ema", "focal", "logit_adjustment")
         assert not any(getattr(trial, name) for name in off) and trial.class_weights == "none"
-    assert settings.stopping.rule == "off" and settings.dataset.centre * 256 == 224
+    assert trial.views == 0 and settings.stopping.rule == "off" and settings.dataset.centre * 256 == 224
     assert settings.dataset.options["near_duplicates" if reader != "chexpert" else "views"] in ("ignore", "both")
     if reader == "chexpert":
         assert (trial.uncertain, trial.blank) == ("zeros", "zeros")
@@ -134,6 +135,15 @@ def test_refused_where_it_means_nothing() -> None:
     assert "isic2019, aptos2019, chexpert alone, found csv" in other
     with pytest.raises(Mistake, match="for protocol: paper alone"):
         config(protocol="own", dataset={"split": {"by": "image"}})
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_the_example_of_the_docs(reader: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "paper.md").read_text()
+    settings = parse_yaml(page.split("```yaml\n")[1].split("```")[0], "docs")
+    settings["dataset"]["reader"] = reader
+    space = assemble(with_warmup(apply(SearchConfig.parse(settings, "docs")), 50))
+    assert {d.name for d in space.dimensions} == {"backbone", "head", "trained_blocks"}
 
 
 @pytest.fixture

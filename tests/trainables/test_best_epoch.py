@@ -14,7 +14,7 @@ from trainables.checkpoint import Checkpoint
 from trainables.head_group import can_share
 from trainables.loop import EpochReport, Infeasible, fine_tune, predict, rate_share, trial_value
 
-RISKY = {"epochs": 6, "head_lr": 0.5, "trained_blocks": "all", "backbone_lr_ratio": 0.05, "batch_size": 16}
+RISKY = {"epochs": 6, "head_lr": 0.1, "trained_blocks": "all", "backbone_lr_ratio": 0.05, "batch_size": 16}
 """A rate so high that the last epoch isn't the best."""
 
 

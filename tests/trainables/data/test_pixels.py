@@ -298,4 +298,6 @@ def test_the_centre_of_what_fits(tmp_path: Path, cache: Path, listed) -> None:
     assert np.array_equal(centre.array[0, 0], whole[1:15, 2:30]) and centre.key != open_pixels(
         manifest, PixelSpec(height=14, width=28), cache
     ).key  # fmt: skip
-    assert np.array_equal(decode_file(tmp_path / "a.png", PixelSpec(height=14, width=28, centre=0.875))[0], whole[1:15, 2:30])
+    assert np.array_equal(
+        decode_file(tmp_path / "a.png", PixelSpec(height=14, width=28, centre=0.875))[0], whole[1:15, 2:30]
+    )

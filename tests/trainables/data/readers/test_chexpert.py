@@ -344,3 +344,13 @@ def test_223414_rows_from_table_to_split_in_seconds() -> None:
     assert abs(len(s.validation) / count - 0.2) < 0.001
     share = (manifest.labels[:count] == 1).mean(axis=0)
     assert np.abs((manifest.labels[s.validation] == 1).mean(axis=0) - share).max() < 0.01
+
+
+def test_uncertain_findings_may_be_scored_as_absent(make, cache: Path) -> None:
+    root = make()
+    masked, absent = of(root, cache), of(root, cache, uncertain="zero")
+    unsure = masked.labels == -1
+    assert unsure.any() and np.isnan(masked.truth[unsure]).all() and (absent.truth[unsure] == 0).all()
+    assert np.array_equal(absent.labels, masked.labels, equal_nan=True)
+    assert np.array_equal(absent.truth[~unsure], masked.truth[~unsure], equal_nan=True)
+    assert any("as absent (uncertain: zero)" in note for note in absent.notes)

@@ -1,4 +1,4 @@
-"""A good and a spoiled copy of each dataset, looked at by `medtune check`: everything that is wrong comes in one run."""
+"""A good and a spoiled copy of each dataset, looked at by `medtune check`: all that is wrong comes in one run."""
 
 from __future__ import annotations
 

@@ -1,0 +1,145 @@
+"""A Ray cluster: connecting to it, the code that is shipped to it, its nodes, and how many trials run there at once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from spaces.config import ResourcesConfig
+from spaces.mistakes import Mistake
+
+PACKAGES = ("spaces", "trainables", "search")
+"""What workers run, shipped with every connection; never data, nor what else lies beside these folders."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node that is alive."""
+
+    id: str
+    name: str
+    """Its address, with the name it was started under where it has one."""
+    cpus: int
+    accelerators: float
+
+
+def connect(ray: Any, address: str | None) -> None:
+    """A cluster at an address, or a new one on this machine, open to this machine only.
+
+    Raises:
+        Mistake: the cluster can't be connected to, or wants another token.
+    """
+    try:
+        if address is None:
+            ray.init(
+                address="local",  # never a cluster that happens to run here
+                num_cpus=len(os.sched_getaffinity(0)),
+                include_dashboard=False,
+                log_to_driver=False,
+                object_store_memory=128 * 2**20,
+                _temp_dir=os.environ.get("RAY_TMPDIR"),
+            )
+        else:
+            packages = [str(Path(__file__).parents[1] / name) for name in PACKAGES]
+            ray.init(address=address, log_to_driver=False, runtime_env={"py_modules": packages})
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        if address is None:
+            raise
+        if isinstance(error, ray.exceptions.AuthenticationError) or "authenticat" in str(error).lower():
+            raise Mistake(
+                f"--address {address}: the cluster refuses this process's token ({first_line(error)}); set "
+                "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with the cluster's token."
+            ) from None
+        raise Mistake(f"--address {address}: can't be connected to ({first_line(error)}); is the cluster up?") from None
+
+
+def check_address(address: str, seconds: float = 5) -> None:
+    """That something answers at a cluster's address.
+
+    Raises:
+        Mistake: nothing does, or it is no address.
+    """
+    if address == "auto":
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise Mistake(f'--address {address}: expected "auto", "HOST:PORT" or "ray://HOST:PORT".')
+    try:
+        socket.create_connection((host, int(port)), timeout=seconds).close()
+    except (OSError, OverflowError) as error:
+        raise Mistake(f"--address {address}: nothing answers there ({error}); is the cluster up?") from None
+
+
+def first_line(error: BaseException) -> str:
+    """Of an error's words, for a sentence."""
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+
+
+def sources_digest(packages: Sequence[str] = PACKAGES) -> str:
+    """SHA-256 of packages' sources, as this process would import them."""
+    total = hashlib.sha256()
+    for package in packages:
+        root = Path(str(resources.files(package)))
+        for file in sorted((*root.rglob("*.py"), *root.rglob("*.yaml"))):
+            total.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes() + b"\0")
+    return total.hexdigest()
+
+
+def nodes(ray: Any) -> list[Node]:
+    """The nodes of the cluster that is connected to, that are alive, by name."""
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    return sorted((_node(node) for node in alive), key=lambda node: (node.name, node.id))
+
+
+def _node(told: dict[str, Any]) -> Node:
+    address, name = told["NodeManagerAddress"], told.get("NodeName") or ""
+    has = told["Resources"]
+    return Node(
+        told["NodeID"],
+        f"{name} ({address})" if name not in ("", address) else address,
+        int(has.get("CPU", 0)),
+        has.get("GPU", 0),
+    )
+
+
+def fitting(wanted: ResourcesConfig, node: Node) -> int:
+    """How many trials a node has room for; a trial lies on one node."""
+    fit = node.cpus // wanted.cpus
+    if wanted.accelerators:
+        each = int(1 // wanted.accelerators)  # trials that share an accelerator; a trial takes one at most
+        fit = min(fit, int(node.accelerators) * each)
+    return fit
+
+
+def trials_at_once(wanted: ResourcesConfig, there: Sequence[Node]) -> tuple[int, list[str]]:
+    """How many trials may be under way on a cluster, and what a person should know of it.
+
+    A number that was asked for is kept where fewer fit: on a cluster that grows, nodes come when trials wait.
+
+    Raises:
+        Mistake: as many as fit are asked for, and none does.
+    """
+    fit = sum(fitting(wanted, node) for node in there)
+    a_trial = f"{wanted.cpus} CPUs and {wanted.accelerators:g} accelerators"
+    if wanted.concurrent == "auto":
+        if not fit:
+            has = "; ".join(f"{node.name}: {node.cpus} CPUs, {node.accelerators:g} accelerators" for node in there)
+            raise Mistake(
+                f"resources: a trial asks for {a_trial} on one node, but no node has them ({has or 'none is alive'}); "
+                "ask for less, start such nodes, or, where nodes come by themselves when trials wait, say how many "
+                "trials run at once in resources.concurrent."
+            )
+        return fit, []
+    notices = []
+    if wanted.concurrent > fit:
+        notices = [
+            f"{wanted.concurrent} concurrent trials are asked for, of {a_trial} each, and {fit} fit on the "
+            f"{len(there)} nodes that are there now: the others wait for further nodes."
+        ]
+    return wanted.concurrent, notices

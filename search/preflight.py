@@ -1,0 +1,343 @@
+"""What is looked at on every node of a cluster before the first trial: one task a node, in seconds.
+
+Each node tells what it runs (Python, packages, our code), whether it sees the storage as this process does (a mark
+written by each is read by all), the same images, as many accelerators as it was started with, and room for what trials
+keep there. Everything that is wrong is told at once. Nodes that come later aren't looked at: what is wrong there is the
+cause of the trials that fail there.
+
+`look` and `unseen` run on the nodes; what they need is imported in seconds, so torch only where accelerators count.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import secrets
+import shutil
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
+
+from search.cluster import PACKAGES, Node, first_line, nodes, sources_digest, trials_at_once
+from spaces.mistakes import Mistake
+from trainables.files import write_text
+
+if TYPE_CHECKING:
+    from search.plan import Plan
+
+VERSIONS = ("ray", "torch", "torchvision", "timm", "numpy")
+SAMPLES = 3  # images that every node reads
+PATIENCE = 120.0  # seconds for all nodes to answer; a node's first task unpacks our packages and starts a process
+LAG = 10.0  # seconds that network file systems may take to show a new file elsewhere
+GIB = 2**30
+T = TypeVar("T")
+
+
+class Question(TypedDict):
+    """What a node is asked, as plain data."""
+
+    name: str
+    """Of the node's own mark."""
+    storage: str
+    """The search's folder."""
+    marks: str
+    """Folder in it that the driver made, with its own mark."""
+    root: str
+    samples: list[tuple[str, str]]
+    """Images: path relative to root, content hash."""
+    cache: str
+    pixels: dict[str, int]
+    """Bytes of each file of pixels that trials map, by its path in the cache."""
+    activations: int
+    """Bytes that were asked for by number; 0 where a share of what is free is taken."""
+    kept: str
+    """Folder of kept activations in the cache."""
+    accelerators: bool
+
+
+class Packages(TypedDict):
+    """What a process runs."""
+
+    python: str
+    """Major and minor version."""
+    versions: dict[str, str]
+    code: str
+    """Digest of our packages' sources."""
+
+
+class Seen(Packages):
+    """What a node tells. Problems are clauses that go on after the node's name; empty where nothing is wrong."""
+
+    storage: str
+    dataset: str
+    cache: str
+    accelerators: int
+    """That torch sees; 0 where none are asked for."""
+
+
+def preflight(ray: Any, plan: Plan, folder: Path) -> tuple[int, list[str]]:
+    """Looks at every node of the cluster that is connected to.
+
+    Args:
+        folder: the search's own.
+
+    Returns:
+        How many trials run at once, and what a person should know.
+
+    Raises:
+        Mistake: everything that is wrong, and where.
+    """
+    there = nodes(ray)
+    problems: list[str] = []
+    at_once = 0
+    notices: list[str] = []
+    try:
+        at_once, notices = trials_at_once(plan.config.resources, there)
+    except Mistake as mistake:
+        problems += mistake.sentences
+    marks = folder / f".preflight-{secrets.token_hex(6)}"
+    asked = question(plan, folder, marks)
+    write_text(marks / "driver", "driver")
+    try:
+        seen, lost = _on_each(ray, there, look, lambda node: ({**asked, "name": node.id},))
+        problems += lost
+        mine = look_at_packages()
+        for node in there:
+            if node.id in seen:
+                problems += told(node, seen[node.id], mine, asked["accelerators"])
+        problems += _sharing(ray, [node for node in there if node.id in seen and not seen[node.id]["storage"]], marks)
+    finally:
+        shutil.rmtree(marks, ignore_errors=True)
+    if problems:
+        raise Mistake(*problems)
+    return at_once, notices
+
+
+def question(plan: Plan, folder: Path, marks: Path) -> Question:
+    """What every node is asked; `name` is still empty."""
+    from trainables.prefix import FOLDER
+
+    manifest, config = plan.prepared.manifest, plan.config
+    rows = sorted({int(i * (len(manifest) - 1) / max(1, SAMPLES - 1)) for i in range(SAMPLES)})
+    return {
+        "name": "",
+        "storage": str(folder),
+        "marks": str(marks),
+        "root": config.dataset.root,
+        "samples": [(str(manifest.paths[row]), str(manifest.contents[row])) for row in rows],
+        "cache": str(plan.cache),
+        "pixels": pixel_files(plan),
+        "activations": 0 if isinstance(config.activations, str) else int(config.activations * GIB),
+        "kept": FOLDER,
+        "accelerators": config.resources.accelerators > 0,
+    }
+
+
+def pixel_files(plan: Plan) -> dict[str, int]:
+    """Bytes of the files of pixels that trials map, by their path in the cache. The plan has made them here."""
+    import numpy as np
+
+    from search.plan import policies_of
+    from spaces.config import parse_resolution
+    from trainables.augment import stored_at
+    from trainables.data.parts import pixel_spec
+    from trainables.data.pixels import open_many
+
+    config, space, prepared = plan.config, plan.space, plan.prepared
+    resolutions = {parse_resolution(value) for value in space.offered("resolution") if isinstance(value, int | str)}
+    levels = {int(level) for level in space.offered("level") or (0,)}
+    stores = {stored_at(r, p, level) for r in resolutions for p in policies_of(config, space) for level in levels}
+    parts = [(prepared.train, stores), (prepared.validation, resolutions)]
+    if len(prepared.folds) > 1:
+        parts = [(np.arange(len(prepared.manifest)), stores | resolutions)]
+    files = {}
+    for rows, sizes in parts:
+        specs = [pixel_spec(config.dataset, size) for size in sorted(sizes)]
+        for pixels in open_many(prepared.manifest.take(rows), specs, plan.cache):
+            files[f"pixels/{pixels.key}"] = pixels.array.nbytes
+    return files
+
+
+def look(asked: Question) -> Seen:
+    """What a node sees. Runs there."""
+    return {
+        **look_at_packages(),
+        "storage": _storage(asked),
+        "dataset": _dataset(asked),
+        "cache": _cache(asked),
+        "accelerators": _accelerators() if asked["accelerators"] else 0,
+    }
+
+
+def look_at_packages() -> Packages:
+    """What this process runs."""
+    versions = {}
+    for package in VERSIONS:
+        try:
+            versions[package] = metadata.version(package).partition("+")[0]  # builds for CPUs and CUDA mix on purpose
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return {
+        "python": ".".join(platform.python_version_tuple()[:2]),
+        "versions": versions,
+        "code": sources_digest(),
+    }
+
+
+def _storage(asked: Question) -> str:
+    """Whether the search's folder is there, is the driver's, and can be written to; leaves the node's mark."""
+    storage, marks = Path(asked["storage"]), Path(asked["marks"])
+    if not _soon(storage.is_dir):
+        return f"has no folder {storage}; mount the storage that all nodes share there"
+    if not _soon((marks / "driver").is_file):
+        return f"has a folder {storage} of its own, without what this process writes; mount the shared storage there"
+    try:
+        write_text(marks / asked["name"], asked["name"])
+    except OSError as error:
+        return f"can't write to {storage} ({error.strerror}); let user {os.getuid()}, who runs Ray there, write to it"
+    return ""
+
+
+def _dataset(asked: Question) -> str:
+    """Whether some images are there, and the driver's."""
+    from trainables.data.contents import content_hash
+
+    root = Path(asked["root"])
+    if not root.is_dir():
+        return f"has no folder {root}, the dataset's root; mount the data there"
+    for path, expected in asked["samples"]:
+        try:
+            found = content_hash((root / path).read_bytes())
+        except OSError as error:
+            return f"can't read {path} in {root} ({error.strerror}); mount the same data there, readable for Ray's user"
+        if found != expected:
+            return f"has another image than this process at {path} in {root}; mount the same data there"
+    return ""
+
+
+def _cache(asked: Question) -> str:
+    """Whether the cache can be written to, and has room for what isn't there yet."""
+    cache = Path(asked["cache"])
+    there = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        return f"can't write to the cache {cache}; name another folder (cache)"
+    kept = sum(file.stat().st_size for file in (cache / asked["kept"]).glob("*/array"))
+    pixels = sum(size for path, size in asked["pixels"].items() if not (cache / path).exists())
+    needed, free = pixels + max(0, asked["activations"] - kept), shutil.disk_usage(there).free
+    if needed > free:
+        return (
+            f"has {free / GIB:.1f} GiB free in {there}, but {needed / GIB:.1f} GiB are needed ({pixels / GIB:.1f} for "
+            "decoded images, the rest for activations); free space, lower activations, or name another folder (cache)"
+        )
+    return ""
+
+
+def _accelerators() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def unseen(marks: str, names: list[str]) -> list[str]:
+    """Which nodes' marks can't be read. Runs on every node, after all have left theirs."""
+
+    def readable(name: str) -> bool:
+        try:
+            return (Path(marks) / name).read_text() == name
+        except OSError:
+            return False
+
+    return [name for name in names if not _soon(partial(readable, name))]
+
+
+def _soon(true: Callable[[], bool]) -> bool:
+    """Whether something is true now, or within the lag of a network file system."""
+    deadline = time.monotonic() + LAG
+    while not true():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)
+    return True
+
+
+def told(node: Node, seen: Seen, mine: Packages, accelerators: bool) -> list[str]:
+    """What is wrong on a node, in sentences."""
+    problems = []
+    differing = [
+        f"{package} {seen['versions'].get(package)} instead of {version}"
+        for package, version in mine["versions"].items()
+        if seen["versions"].get(package) != version
+    ]
+    if seen["python"] != mine["python"]:
+        differing.insert(0, f"Python {seen['python']} instead of {mine['python']}")
+    if differing:
+        problems.append(
+            f"cluster: {node.name} has {', '.join(differing)}; install what this process has (requirements.lock)."
+        )
+    if seen["code"] != mine["code"]:
+        problems.append(
+            f"cluster: {node.name} runs another code than this process: something else there is named "
+            f"{', '.join(PACKAGES[:-1])} or {PACKAGES[-1]} and comes first; take it off that node's PYTHONPATH."
+        )
+    fields: tuple[Literal["storage", "dataset", "cache"], ...] = ("storage", "dataset", "cache")
+    problems += [f"{field}: {node.name} {seen[field]}." for field in fields if seen[field]]
+    if accelerators and seen["accelerators"] < node.accelerators:
+        problems.append(
+            f"resources: {node.name} was started with {node.accelerators:g} accelerators, but torch sees "
+            f"{seen['accelerators']} there; mend its driver or torch's build, or start Ray there with "
+            f"--num-gpus={seen['accelerators']}."
+        )
+    return problems
+
+
+def _sharing(ray: Any, there: list[Node], marks: Path) -> list[str]:
+    """Whether all nodes, and this process, read what each has written."""
+    names = {node.id: node.name for node in there}
+    missing, problems = _on_each(ray, there, unseen, lambda node: (str(marks), list(names)))
+    missing = {**{names[node]: them for node, them in missing.items()}, "this process": unseen(str(marks), list(names))}
+    for reader, them in missing.items():
+        if them:
+            writers = ", ".join(names[node] for node in them)
+            problems.append(
+                f"storage: {reader} doesn't see what {writers} wrote to {marks.parent}; mount the same storage on all."
+            )
+    return problems
+
+
+def _on_each(
+    ray: Any, there: list[Node], task: Callable[..., T], arguments: Callable[[Node], tuple[Any, ...]]
+) -> tuple[dict[str, T], list[str]]:
+    """Runs a task on every node at the same time. Returns the answers by node, and why others gave none."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    remote = ray.remote(task)
+    asked = {
+        remote.options(
+            num_cpus=0,  # a node may be busy with others' work
+            max_retries=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
+        ).remote(*arguments(node)): node
+        for node in there
+    }
+    answered, silent = ray.wait(list(asked), num_returns=len(asked), timeout=PATIENCE) if asked else ([], [])
+    answers, problems = {}, []
+    for reference in answered:
+        node = asked[reference]
+        try:
+            answers[node.id] = ray.get(reference)
+        except ray.exceptions.RayError as error:
+            cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+            problems.append(
+                f"cluster: {node.name} can't run medtune ({type(cause).__name__}: {first_line(cause)}); install what "
+                "this process has (requirements.lock), or take the node out."
+            )
+    for reference in silent:
+        ray.cancel(reference, force=True)
+        problems.append(
+            f"cluster: {asked[reference].name} didn't answer within {PATIENCE:.0f} s; restart Ray there, or take the "
+            "node out."
+        )
+    return answers, sorted(problems)
