@@ -75,6 +75,11 @@ def test_a_trial_is_charged_the_slot_that_waited_for_it() -> None:
     assert outcome.before() == 6 and outcome.around() == 8
 
 
+def test_the_median_epoch_leaves_first_ones_out() -> None:
+    done = Done(of("mix", 1)[0], [1.0] * 4, 0, 40, [22.0, 24.0, 38.0, 40.0])  # the third waited for a view
+    assert Outcome("ours", [done]).epoch() == 2
+
+
 def test_values_of_the_same_trials_are_compared() -> None:
     a, b, c = of("mix", 3)
     one = Outcome("ours", [Done(a, [0.0, 0.4, 0.5, 0.6], 0, 1), Done(b, [0.5], 0, 1), Done(c, [0.9], 0, 1)])

@@ -53,7 +53,7 @@ class Size:
     blocks: tuple[Trained, ...] = (0, 1, 2, 4, "all")
 
 
-FULL = Size("dinov2_small", 56, {"digits": 700, "jpegs": 500}, 10)
+FULL = Size("dinov2_small", 56, {"digits": 400, "jpegs": 500}, 10)
 TINY = Size("dinov2_tiny", 56, {"digits": 240, "jpegs": 60}, 2, 4, (0, 1, "all"))
 WIDTH = 180  # of the tables where there is no terminal
 

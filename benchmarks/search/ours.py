@@ -157,13 +157,14 @@ def _outcome(side: str, found: SearchFolder, watch: Stopwatch, of: Callable[[Tri
     builds = list((found.path.parent / "cache" / FOLDER).glob("*/meta.json"))
     shapes = [json.loads(meta.read_text(encoding="utf-8"))["shape"] for meta in builds]
     outcome.counts |= {"computed": computed, "builds": len(builds), "kept": sum(shape[0] for shape in shapes)}
-    outcome.building += _first_epochs_excess(study.trials, outcome.trials)
+    if builds:
+        outcome.building += _first_epochs_excess(study.trials, outcome.trials)
     return outcome
 
 
 def _first_epochs_excess(trials: Sequence[Trial], done: Sequence[Done]) -> float:
     """About how long jobs took over what they kept, summed over jobs: what an epoch took beyond the median of its job,
-    and what came before the first. Waiting for another job's building is in it."""
+    and what came before the first. Loading weights and waiting for another job's building are in it."""
     jobs: dict[str, list[float]] = {}
     for trial, of_trial in zip(trials, done, strict=True):
         times = [of_trial.started, *(trial.epochs[e].time for e in sorted(trial.epochs))]

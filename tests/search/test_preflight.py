@@ -47,9 +47,7 @@ class Places:
             text = SETTINGS.replace("STORAGE", str(self.home / "runs"))
             settings.write_text(text + f"cache: {self.home / 'cache'}\n")
             (self.home / "runs" / "digits").mkdir(parents=True)
-        return plan(
-            load(settings, [f"{key}={value}" for key, value in changes.items()]), self.home, cluster=True
-        )
+        return plan(load(settings, [f"{key}={value}" for key, value in changes.items()]), self.home, cluster=True)
 
     @property
     def search(self) -> Path:
@@ -88,19 +86,23 @@ def cluster(bad: Places, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     environment = {**os.environ, **RAY_SETTINGS, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
     folder = tempfile.mkdtemp(prefix="medtune.", dir=os.environ.get("RAY_TMPDIR", "/tmp"))
     address = f"127.0.0.1:{free_port()}"
-    common = ["--num-cpus=2", "--object-store-memory=80000000", "--node-ip-address=127.0.0.1", "--block"]
+
+    def common() -> list[str]:
+        agent = f"--dashboard-agent-listen-port={free_port()}"  # of a fixed port there is one on a machine
+        return ["--num-cpus=2", "--object-store-memory=80000000", "--node-ip-address=127.0.0.1", agent, "--block"]
+
     head = [RAY, "start", "--head", f"--port={address.split(':')[1]}", "--include-dashboard=false", "--node-name=sound"]
-    worker = f"exec {RAY} start --address={address} {' '.join(common)}"
+    worker = f"exec {RAY} start --address={address}"
     strange = f"""
         mount -t tmpfs tmpfs {home / "runs"} && mkdir {home / "runs" / "digits"}
-        mount -t tmpfs tmpfs {home / "images"} && {worker} --node-name=strange --num-gpus=1"""
+        mount -t tmpfs tmpfs {home / "images"} && {worker} --node-name=strange --num-gpus=1 {" ".join(common())}"""
     small = f"""
         mount --bind {home / "runs"} {home / "runs"} && mount -o remount,bind,ro {home / "runs"}
-        mount -t tmpfs -o size=64k tmpfs {home / "cache"} && {worker} --node-name=small"""
+        mount -t tmpfs -o size=64k tmpfs {home / "cache"} && {worker} --node-name=small {" ".join(common())}"""
     started = []
     try:
         for command in (
-            [*head, f"--temp-dir={folder}", *common],
+            [*head, f"--temp-dir={folder}", *common()],
             [*NAMESPACE, "sh", "-ec", strange],
             [*NAMESPACE, "sh", "-ec", small],
         ):
@@ -124,9 +126,8 @@ def cluster(bad: Places, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
             finally:
                 ray.shutdown()
     finally:
-        for process in started:
+        for process in reversed(started):  # the head last, since the others tell it that they leave
             os.killpg(process.pid, signal.SIGTERM)
-        for process in started:
             try:
                 process.wait(20)
             except subprocess.TimeoutExpired:
@@ -153,15 +154,114 @@ def test_all_is_told_at_once(cluster: str, bad: Places) -> None:
     planned = bad.plan(resources="{accelerators: 0.5, concurrent: 4}", activations="1.0")
     with pytest.raises(Mistake) as caught:
         preflight(ray, planned, bad.search)
-    for sentence in caught.value.sentences:
-        print(sentence)
+    sentences = caught.value.sentences
+    expected = [
+        ("storage: small", "can't write to", "Read-only file system"),
+        ("cache: small", "GiB free", "1.0 GiB are needed"),
+        ("storage: strange", "of its own", "mount the shared storage"),
+        ("dataset: strange", "can't read 0/0000.png", "mount the same data"),
+        ("resources: strange", "started with 1 accelerators, but torch sees 0", "--num-gpus=0"),
+    ]
+    assert len(sentences) == len(expected), sentences
+    for sentence, parts in zip(sentences, expected, strict=True):
+        assert all(part in sentence for part in parts), sentence
     assert not list(bad.search.iterdir()), "marks are taken away"
 
 
 def test_a_sound_cluster_passes(cluster: str, good: Places) -> None:
     import ray
 
+    planned = good.plan()
     started = time.monotonic()
-    assert preflight(ray, good.plan(), good.search) == (6, [])
-    print(time.monotonic() - started)
+    assert preflight(ray, planned, good.search) == (6, [])
+    assert time.monotonic() - started < 30
     assert not list(good.search.iterdir())
+
+
+def test_a_wrong_token_is_told(cluster: str) -> None:
+    code = "import sys, ray; from search.cluster import connect; connect(ray, sys.argv[1])"
+    environment = {**os.environ, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, cluster], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert "refuses this process's token" in done.stderr and "RAY_AUTH_TOKEN_PATH" in done.stderr, done.stderr
+
+
+def test_what_a_node_is_asked(good: Places) -> None:
+    planned = good.plan()
+    asked = question(planned, good.search, good.search / "marks")
+    assert len(asked["samples"]) == 3 and not asked["accelerators"] and asked["activations"] == 0
+    rows = len(planned.prepared.manifest)
+    assert sum(asked["pixels"].values()) % rows == 0 or len(asked["pixels"]) > 1
+    for path, size in pixel_files(planned).items():
+        assert (planned.cache / path / "array").stat().st_size == size
+
+
+@pytest.fixture
+def asked(good: Places, monkeypatch: pytest.MonkeyPatch) -> Question:
+    """Of this process, which sees all."""
+    monkeypatch.setattr("search.preflight.LAG", 0.0)
+    marks = good.search / "marks"
+    write_text(marks / "driver", "driver")
+    return {**question(good.plan(), good.search, marks), "name": "here"}
+
+
+def test_this_process_sees_nothing_wrong(asked: Question) -> None:
+    seen = look(asked)
+    assert told(Node("id", "here", 2, 0), seen, look_at_packages(), asked["accelerators"]) == []
+    assert (Path(asked["marks"]) / "here").read_text() == "here"
+    shutil.rmtree(asked["marks"])
+
+
+def test_each_fault_of_a_node(asked: Question, tmp_path: Path) -> None:
+    faults: list[tuple[dict[str, Any], str]] = [
+        ({"storage": str(tmp_path / "none")}, f"storage: here has no folder {tmp_path / 'none'}"),
+        ({"marks": str(tmp_path)}, "of its own, without what this process writes"),
+        ({"root": str(tmp_path / "none")}, f"dataset: here has no folder {tmp_path / 'none'}"),
+        ({"samples": [("0/0000.png", "other")]}, "dataset: here has another image than this process at 0/0000.png"),
+        ({"samples": [("0/none.png", "other")]}, "dataset: here can't read 0/none.png"),
+        ({"activations": 10**9 * GIB}, "cache: here has"),
+        ({"pixels": {"pixels/none": 10**9 * GIB}}, "GiB are needed"),
+    ]
+    mine = look_at_packages()
+    for change, expected in faults:
+        [sentence] = told(Node("id", "here", 2, 0), look({**asked, **change}), mine, False)  # type: ignore[typeddict-item]
+        assert expected in sentence
+    shutil.rmtree(asked["marks"])
+
+
+def test_other_packages_are_named() -> None:
+    mine = look_at_packages()
+    theirs = {**mine, "python": "3.9", "versions": {**mine["versions"], "torch": "1.0", "timm": "not installed"}}
+    seen: Any = {**theirs, "code": "other", "storage": "", "dataset": "", "cache": "", "accelerators": 0}
+    versions, code = told(Node("id", "there", 2, 0), seen, mine, False)
+    assert (
+        "Python 3.9 instead of" in versions and "torch 1.0 instead of" in versions and "requirements.lock" in versions
+    )
+    assert "another code" in code and "PYTHONPATH" in code
+
+
+def test_the_digest_is_of_the_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "some_package").mkdir()
+    file = tmp_path / "some_package" / "__init__.py"
+    monkeypatch.syspath_prepend(tmp_path)
+    digests = set()
+    for text in ("a = 1", "a = 2"):
+        file.write_text(text)
+        digests.add(sources_digest(("some_package",)))
+    assert len(digests) == 2
+
+
+def test_trials_lie_on_one_node_each() -> None:
+    two, four = Node("1", "one", 2, 0), Node("2", "two", 4, 2)
+    wanted = ResourcesConfig.model_validate
+    assert trials_at_once(wanted({"cpus": 3}), [two, four]) == (1, [])
+    assert trials_at_once(wanted({"cpus": 2}), [two, four]) == (3, [])
+    assert trials_at_once(wanted({"accelerators": 0.5}), [two, four]) == (4, [])
+    assert trials_at_once(wanted({"accelerators": 0.4}), [two, four]) == (4, [])
+    assert trials_at_once(wanted({"cpus": 2, "concurrent": 2}), [two, four]) == (2, [])
+    at_once, [notice] = trials_at_once(wanted({"accelerators": 1, "concurrent": 8}), [])
+    assert at_once == 8 and "0 fit on the 0 nodes" in notice
+    with pytest.raises(Mistake, match="no node has them") as caught:
+        trials_at_once(wanted({"cpus": 5}), [two, four])
+    assert "one: 2 CPUs" in str(caught.value) and "resources.concurrent" in str(caught.value)
