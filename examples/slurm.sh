@@ -60,7 +60,7 @@ trap end_ray EXIT
 trap 'exit 143' TERM
 
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)   # the node that this script runs on
-port=$((10000 + SLURM_JOB_ID % 10000 * 2))                           # jobs that share a node need different ones
+port=$((20000 + SLURM_JOB_ID % 6000 * 2))                            # jobs that share a node need different ones
 head=$(python -c 'import ray.util; print(ray.util.get_node_ip_address())') || exit 1
 resources=(--num-cpus="$SRUN_CPUS_PER_TASK" --num-gpus="${SLURM_GPUS_ON_NODE:-0}")
 resources+=(--dashboard-agent-listen-port=0)
@@ -72,6 +72,7 @@ srun --nodes=1 --ntasks=1 --nodelist="$first" --overlap \
 steps=("$!")
 for _ in $(seq 120); do
     if (: >"/dev/tcp/$head/$port") 2>/dev/null; then break; fi
+    if ! kill -0 "${steps[0]}" 2>/dev/null; then echo "Ray's head doesn't start"; exit 1; fi
     sleep 1
 done
 if [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; then

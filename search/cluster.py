@@ -33,7 +33,7 @@ def connect(ray: Any, address: str | None) -> None:
     """A cluster at an address, or a new one on this machine, open to this machine only.
 
     Raises:
-        Mistake: the cluster can't be connected to, or wants another token.
+        Mistake: the cluster can't be connected to, which a wrong token is a cause of.
     """
     try:
         if address is None:
@@ -51,12 +51,11 @@ def connect(ray: Any, address: str | None) -> None:
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         if address is None:
             raise
-        if isinstance(error, ray.exceptions.AuthenticationError) or "authenticat" in str(error).lower():
-            raise Mistake(
-                f"--address {address}: the cluster refuses this process's token ({first_line(error)}); set "
-                "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with the cluster's token."
-            ) from None
-        raise Mistake(f"--address {address}: can't be connected to ({first_line(error)}); is the cluster up?") from None
+        # Ray logs a wrong token, and then says that it can't connect.
+        raise Mistake(
+            f"--address {address}: can't be connected to ({first_line(error)}); is the cluster up, and is this "
+            "process's token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN_PATH) the cluster's?"
+        ) from None
 
 
 def check_address(address: str, seconds: float = 5) -> None:

@@ -110,11 +110,16 @@ def main() -> None:
                 found["regimes"].append(
                     measure(fitting, setting(regime.images), cpus, options.repeats, options.whole, console)
                 )
+                _keep(found, options.json)  # a later regime may take an hour
             console.print(table(found["regimes"]))
     found["seconds"] = time.monotonic() - started
     console.print(f"{found['seconds']:.0f} s in all")
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    _keep(found, options.json)
+
+
+def _keep(found: dict[str, Any], file: Path | None) -> None:
+    if file is not None:
+        file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def _size(options: argparse.Namespace) -> Size:

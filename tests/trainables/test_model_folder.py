@@ -58,7 +58,7 @@ def test_the_card_says_what_is_needed(saved: Path) -> None:
         "fit": "stretch",
         "crop": "none",
         "side": "keep",
-        "centre": None,
+        "centre": 1.0,
     }
     assert card["preprocessing"]["mean"] == [0.485, 0.456, 0.406]
     assert card["seed"] == 3 and card["test"] == {"value": 0.1 + 0.2, "warnings": ["few"]}
