@@ -52,8 +52,8 @@ TINY = (
     "space.batch_size=16",
 )
 MAKE: dict[str, Callable[[Path], None]] = {"folder": folder, "csv": table, "aptos2019": fundus}
-ELSEWHERE = {"seven_families"}
-"""Run by a test of its own, tests/search/test_families.py."""
+ELSEWHERE = {"seven_families", "kuberay"}
+"""Run by a test of its own, tests/search/test_families.py; no settings of a search."""
 LARGE = {"cbis_ddsm", "isic2019", "chexpert"}
 """Of datasets whose readers have tests of their own: their settings and spaces are looked at."""
 

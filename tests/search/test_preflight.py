@@ -86,31 +86,30 @@ def cluster(bad: Places, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     environment = {**os.environ, **RAY_SETTINGS, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
     folder = tempfile.mkdtemp(prefix="medtune.", dir=os.environ.get("RAY_TMPDIR", "/tmp"))
     address = f"127.0.0.1:{free_port()}"
-
-    def common() -> list[str]:
-        agent = f"--dashboard-agent-listen-port={free_port()}"  # of a fixed port there is one on a machine
-        return ["--num-cpus=2", "--object-store-memory=80000000", "--node-ip-address=127.0.0.1", agent, "--block"]
-
+    # Of the agent's usual port there is one on a machine; 0 takes any.
+    common = ["--num-cpus=2", "--object-store-memory=80000000", "--node-ip-address=127.0.0.1"]
+    common += ["--dashboard-agent-listen-port=0", "--block"]
     head = [RAY, "start", "--head", f"--port={address.split(':')[1]}", "--include-dashboard=false", "--node-name=sound"]
     worker = f"exec {RAY} start --address={address}"
     strange = f"""
         mount -t tmpfs tmpfs {home / "runs"} && mkdir {home / "runs" / "digits"}
-        mount -t tmpfs tmpfs {home / "images"} && {worker} --node-name=strange --num-gpus=1 {" ".join(common())}"""
+        mount -t tmpfs tmpfs {home / "images"} && {worker} --node-name=strange --num-gpus=1 {" ".join(common)}"""
     small = f"""
         mount --bind {home / "runs"} {home / "runs"} && mount -o remount,bind,ro {home / "runs"}
-        mount -t tmpfs -o size=64k tmpfs {home / "cache"} && {worker} --node-name=small {" ".join(common())}"""
+        mount -t tmpfs -o size=64k tmpfs {home / "cache"} && {worker} --node-name=small {" ".join(common)}"""
     started = []
     try:
         for command in (
-            [*head, f"--temp-dir={folder}", *common()],
+            [*head, f"--temp-dir={folder}", *common],
             [*NAMESPACE, "sh", "-ec", strange],
             [*NAMESPACE, "sh", "-ec", small],
         ):
-            with (Path(folder) / "output.txt").open("ab") as output:
+            output = Path(folder) / f"output-{len(started)}.txt"
+            with output.open("wb") as file:
                 started.append(
-                    subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
+                    subprocess.Popen(command, env=environment, stdout=file, stderr=file, start_new_session=True)
                 )
-            wait_for(address)
+            wait_for(output, started[-1])  # of two that start at once on one machine, both may take the same socket
         with pytest.MonkeyPatch.context() as patch:
             for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", *RAY_SETTINGS):
                 patch.setenv(name, environment[name])
@@ -118,31 +117,25 @@ def cluster(bad: Places, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
 
             connect(ray, address)
             try:
-                deadline = time.monotonic() + 120
-                while len(nodes(ray)) < 3:
-                    assert time.monotonic() < deadline, (Path(folder) / "output.txt").read_text()
-                    time.sleep(0.2)
+                assert len(nodes(ray)) == 3
                 yield address
             finally:
                 ray.shutdown()
     finally:
         for process in started:  # killed, since a node that is ended takes ten seconds to say goodbye
-            for child in (*psutil.Process(process.pid).children(recursive=True), process):
-                child.kill()
-            process.wait()
+            if process.poll() is None:
+                for child in (*psutil.Process(process.pid).children(recursive=True), process):
+                    child.kill()
+                process.wait()
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def wait_for(address: str) -> None:
-    host, port = address.split(":")
+def wait_for(output: Path, node: subprocess.Popen[bytes]) -> None:
+    """Until a node is in the cluster."""
     deadline = time.monotonic() + 120
-    while True:
-        try:
-            socket.create_connection((host, int(port)), timeout=1).close()
-            return
-        except OSError:
-            assert time.monotonic() < deadline, "Ray's head doesn't start"
-            time.sleep(0.2)
+    while "Ray runtime started" not in output.read_text():
+        assert node.poll() is None and time.monotonic() < deadline, output.read_text()
+        time.sleep(0.1)
 
 
 def test_all_is_told_at_once(cluster: str, bad: Places) -> None:
