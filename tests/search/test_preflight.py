@@ -83,7 +83,8 @@ def cluster(bad: Places, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     home = bad.home
     token = tmp_path_factory.mktemp("token") / "token"
     token.write_text(secrets.token_hex(32))
-    environment = {**os.environ, **RAY_SETTINGS, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    inherited = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"}
+    environment = {**inherited, **RAY_SETTINGS, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
     folder = tempfile.mkdtemp(prefix="medtune.", dir=os.environ.get("RAY_TMPDIR", "/tmp"))
     address = f"127.0.0.1:{free_port()}"
     # Of the agent's usual port there is one on a machine; 0 takes any.
@@ -113,6 +114,7 @@ def cluster(bad: Places, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
         with pytest.MonkeyPatch.context() as patch:
             for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", *RAY_SETTINGS):
                 patch.setenv(name, environment[name])
+            patch.delenv("RAY_AUTH_TOKEN", raising=False)  # it would win over the file
             import ray
 
             connect(ray, address)
@@ -138,6 +140,7 @@ def wait_for(output: Path, node: subprocess.Popen[bytes]) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow  # a cluster takes half a minute to start
 def test_all_is_told_at_once(cluster: str, bad: Places) -> None:
     import ray
 
@@ -158,6 +161,7 @@ def test_all_is_told_at_once(cluster: str, bad: Places) -> None:
     assert not list(bad.search.iterdir()), "marks are taken away"
 
 
+@pytest.mark.slow
 def test_a_sound_cluster_passes(cluster: str, good: Places) -> None:
     import ray
 
