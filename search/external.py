@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from search.evaluation import evaluate, metrics_of_seeds
-from search.ledger import Ledger
+from search.ledger import NAME, Ledger
 from spaces.config import FORMAT, DatasetConfig
 from spaces.mistakes import Mistake
 from spaces.strict import digest, read_yaml
 from trainables.data.manifest import Manifest
 from trainables.data.parts import part
 from trainables.data.pixels import open_many
+from trainables.data.prepared import Prepared
 from trainables.data.readers import read
 from trainables.data.units import units_of
 from trainables.files import write_json
@@ -47,7 +48,8 @@ def evaluate_external(
     problems = [p for folder, trained in loaded for p in _differences(folder, trained, manifest)]
     if problems:
         raise Mistake(*problems)
-    ledger = Ledger(storage)
+    _refuse_overlap(models[0], manifest)
+    ledger = Ledger(_ledger_home(models[0]))
     test = digest(sorted(set(zip(manifest.groups.tolist(), manifest.contents.tolist(), strict=True))))
     what = digest([str(read_card(folder)["digest"]) for folder in models])
     standing = ledger.open(test, what, tuple(sorted({folder.name for folder in models})), len(models), again)
@@ -74,6 +76,26 @@ def evaluate_external(
         write_json(path, result)
         written.append((path, result))
     return written
+
+
+def _ledger_home(model: Path) -> Path:
+    """The storage that the model's search lies in, known by its ledger; of a final written elsewhere, its folder."""
+    above = model.resolve().parents
+    return next((folder for folder in above[1:4] if (folder / NAME).exists()), above[0])
+
+
+def _refuse_overlap(model: Path, manifest: Manifest) -> None:
+    """Refuses a set that holds images that the model was made with."""
+    data = model.resolve().parent / "data"
+    if not data.is_dir():
+        return
+    own = Prepared.load(data).manifest
+    images = len(set(own.contents.tolist()) & set(manifest.contents.tolist()))
+    if images:
+        raise Mistake(
+            f"--evaluate: {images} images of this set are among those that the model learned or was chosen from; give "
+            "a set of others."
+        )
 
 
 def _dataset(path: Path) -> DatasetConfig:

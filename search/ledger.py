@@ -70,7 +70,7 @@ class Ledger:
         Mistake: the test set was opened before for something else, and no reason is given.
         """
         openings = self.openings(test)
-        if openings and reason is None and not any(o.what == what for o in openings):
+        if openings and not (reason or "").strip() and not any(o.what == what for o in openings):
             raise Mistake(
                 f"final: this test set was opened before ({self.standing(test)}); each further look makes figures more "
                 'optimistic. If it has to be, say why with --again "reason", which the report will show.'

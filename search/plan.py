@@ -11,14 +11,14 @@ from typing import TypeVar
 
 import numpy as np
 
-from search.suitable import check_metric, check_strategy, check_task
+from search.suitable import check_metric, check_sources, check_strategy, check_task
 from search.tracking import reachable
 from spaces.backbone import backbone
-from spaces.config import METRICS, Direction, Resolution, ResourcesConfig, SearchConfig, parse_resolution
+from spaces.config import METRICS, DatasetConfig, Direction, Resolution, ResourcesConfig, SearchConfig, parse_resolution
 from spaces.dimensions import Point, Space
 from spaces.library import assemble, first_points
 from spaces.mistakes import Mistake, nearest
-from spaces.policy import Policy, policy
+from spaces.policy import Policy, policy, refuse_beyond
 from spaces.protocol import apply, with_warmup
 from trainables.augment import stored_at
 from trainables.data.audit import refuse_damaged, refuse_unusable
@@ -135,6 +135,8 @@ def plan(
     first: list[Point] | None = []
     if prepared is not None:
         config = with_readers_defaults(config, prepared.manifest)
+        attempt(lambda: check_side(config.dataset))
+        attempt(lambda: check_sources(prepared))
         if space is not None and by_protocol is not None:
             steps = steps_an_epoch(space, prepared)
             config = attempt(lambda: with_warmup(config, steps)) or config
@@ -144,7 +146,7 @@ def plan(
             attempt(lambda: check_task(space, prepared.manifest))
             attempt(lambda: check_metric(str(config.metric), prepared))
             # Where policies are wrong, images are looked at all the same.
-            policies = attempt(lambda: policies_of(config, space)) or [Policy()]
+            policies = attempt(lambda: policies_of(config, space, prepared.manifest.policy)) or [Policy()]
             if not thorough:
                 attempt(lambda: decode(config, space, prepared, policies, progress))
         if thorough:
@@ -208,14 +210,31 @@ def decode(
         raise Mistake(*problems, full=full)
 
 
-def policies_of(config: SearchConfig, space: Space) -> list[Policy]:
+def check_side(dataset: DatasetConfig) -> None:
+    """That mirroring has something to look at.
+
+    Raises:
+        Mistake: it would be done to nothing.
+    """
+    if dataset.side != "keep" and dataset.crop != "breast":
+        raise Mistake(
+            f"dataset.side: {dataset.side} mirrors breasts that crop: breast has found, but crop is {dataset.crop}; "
+            "write crop: breast, or leave side out."
+        )
+
+
+def policies_of(config: SearchConfig, space: Space, modality: str) -> list[Policy]:
     """The augmentation policies that trials may have, with the search's own ranges.
 
     Raises:
         Mistake: an unknown policy, or ranges that make no sense for one.
     """
     names = space.offered("policy") or (str(config.dataset.policy),)
-    return [policy(str(name), config.dataset.augmentation) for name in names]
+    found = [policy(str(name), config.dataset.augmentation) for name in names]
+    if config.protocol != "paper":  # which does the same to every modality, and says so
+        for one in found:
+            refuse_beyond(one, modality, config.dataset.augmentation)
+    return found
 
 
 def check_files(config: SearchConfig, problems: list[str], progress: Progress | None) -> None:

@@ -149,7 +149,12 @@ def pixel_files(plan: Plan) -> dict[str, int]:
     config, space, prepared = plan.config, plan.space, plan.prepared
     resolutions = {parse_resolution(value) for value in space.offered("resolution") if isinstance(value, int | str)}
     levels = {int(level) for level in space.offered("level") or (0,)}
-    stores = {stored_at(r, p, level) for r in resolutions for p in policies_of(config, space) for level in levels}
+    stores = {
+        stored_at(r, p, level)
+        for r in resolutions
+        for p in policies_of(config, space, prepared.manifest.policy)
+        for level in levels
+    }
     parts = [(prepared.train, stores), (prepared.validation, resolutions)]
     if len(prepared.folds) > 1:
         parts = [(np.arange(len(prepared.manifest)), stores | resolutions)]

@@ -19,8 +19,9 @@ NEEDS_TASK: tuple[tuple[str, tuple[Value, ...], tuple[Task, ...], str], ...] = (
 )
 ONE_LOSS = ("focal", "logit_adjustment")  # have no meaning under the losses of grades
 TASKS = {"classification": "classes without an order", "ordinal": "grades", "multilabel": "findings"}
+SOURCES = "labels from"  # attribute of datasets with labels of several sources
 EVERY_CLASS = frozenset({"balanced_accuracy", "macro_f1"}) | RANKED
-WAYS = "choose another metric, or another split (official: false, or another seed)"
+WAYS = "choose another metric or other classes, or another split"
 
 
 def check_strategy(config: SearchConfig) -> None:
@@ -41,6 +42,24 @@ def check_strategy(config: SearchConfig) -> None:
             f"budget.trials: {trials} trials can't be dealt evenly to {backbones} backbones (strategy: compare); "
             f"write {ways}."
         )
+
+
+def check_sources(prepared: Prepared) -> None:
+    """That no part holds labels of two sources, whose values don't belong in one figure.
+
+    Raises:
+        Mistake: one does.
+    """
+    manifest = prepared.manifest
+    if SOURCES not in manifest.attributes:
+        return
+    for name, rows in (("training", prepared.train), ("validation", prepared.validation)):
+        sources = sorted(set(manifest.attributes[SOURCES][rows].tolist()))
+        if len(sources) > 1:
+            raise Mistake(
+                f"dataset.split: the {name} part would hold labels of {' and of '.join(sources)}, whose values don't "
+                "belong in one figure; keep the dataset's own split (official: true)."
+            )
 
 
 def check_task(space: Space, manifest: Manifest) -> None:

@@ -128,3 +128,24 @@ def policy(name: str, changes: Mapping[str, Any] | None = None) -> Policy:
     if problems:
         raise Mistake(*problems)
     return changed
+
+
+def refuse_beyond(chosen: Policy, modality: str, changes: Mapping[str, Any]) -> None:
+    """Refuses a policy that another modality's images were given, where it passes the limits of their own.
+
+    Args:
+        modality: the policy that the dataset's images are of.
+        changes: as for `policy`.
+
+    Raises:
+        Mistake: each range beyond the limit, with the reason, unless it is forced by name.
+    """
+    problems = [
+        f"{WHERE}: {field} would be {str(getattr(chosen, field)).lower()} by the policy that was chosen, but "
+        f"{modality} allows {limit.expected()}: {limit.why}. Choose policy: {modality}, or insist by name: "
+        f"augmentation: {{{field}: {str(getattr(chosen, field)).lower()}, force: [{field}]}}."
+        for field, limit in limits(modality).items()
+        if not limit.allows(getattr(chosen, field)) and field not in changes.get(FORCE, [])
+    ]
+    if problems:
+        raise Mistake(*problems)

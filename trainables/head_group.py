@@ -97,6 +97,8 @@ def fine_tune_heads(
     Returns:
         The trials, with their values or why they have none.
     """
+    if not all(can_share(config) for config in configs) or len({shared(config) for config in configs}) != 1:
+        raise ValueError("trials of one pass differ in more than their linear heads")
     place = place or Place()
     members = [_member(config, data, place, None) for config in configs[:1]]
     members += [_member(config, data, place, members[0].model) for config in configs[1:]]

@@ -179,7 +179,7 @@ def fine_tune(
         step_losses = place.sum(losses).cpu()
         _refuse_divergence(step_losses, epoch * steps_an_epoch)
         with average.in_place_of(averaged_state(model)) if average else nullcontext():
-            probabilities = judge(model, validation)
+            probabilities = judge(model, validation, judged)
             if not np.isfinite(probabilities).all():  # the epoch's last step alone can do that
                 raise Diverged(f"the predictions weren't finite after step {(epoch + 1) * steps_an_epoch}")
             reports.append(evaluated(epoch + 1, config, data, probabilities, step_losses, started))
@@ -197,7 +197,7 @@ def fine_tune(
 
     with average.in_place_of(averaged_state(model)) if average else nullcontext():
         if not len(probabilities):  # every epoch was done before: only the outcome is asked for
-            probabilities = judge(model, validation)
+            probabilities = judge(model, validation, judged)
     if average:
         average.put_in_place_of(averaged_state(model))
     if best and best.value is not None:
@@ -216,10 +216,16 @@ def predict(model: Model, config: TrialConfig, part: Part, place: Place = ALONE)
     return part.units.combined(model.output.probabilities(outputs).numpy())
 
 
-def judge(model: Model, validation: Prefix) -> np.ndarray:
-    """`predict` for the part that the outputs' own parameters are fitted on: cross-fitted, where there are any."""
-    units = validation.part.units
-    return units.combined(model.output.judge(predict_outputs(model, validation), units))
+def judge(model: Model, validation: Prefix, apart: bool = True) -> np.ndarray:
+    """`predict` for the part that the outputs' own parameters are fitted on: cross-fitted, where there are any.
+
+    Args:
+        apart: whether the model didn't learn from that part; else nothing is fitted on it.
+    """
+    units, outputs = validation.part.units, predict_outputs(model, validation)
+    if not apart:
+        return units.combined(model.output.probabilities(torch.from_numpy(outputs)).numpy())
+    return units.combined(model.output.judge(outputs, units))
 
 
 @torch.inference_mode()

@@ -15,6 +15,8 @@ def test_a_further_look_needs_a_reason(tmp_path: Path) -> None:
     assert ledger.open("t", "a", ("s",), 2, None).opening == 1  # the same again
     with pytest.raises(Mistake, match="--again"):
         ledger.refuse_unexplained("t", "b", None)
+    with pytest.raises(Mistake, match="--again"):
+        ledger.refuse_unexplained("t", "b", "  ")
     with pytest.raises(Mistake, match="--again"):  # somebody was quicker
         ledger.open("t", "b", ("s",), 1, None)
     standing = ledger.open("t", "b", ("s", "u"), 1, "why not")

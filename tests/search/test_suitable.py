@@ -1,11 +1,13 @@
 """Whether space, metric and strategy suit the dataset: told before the start."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from search.suitable import check_metric, check_strategy, check_task
+from search.plan import check_side
+from search.suitable import check_metric, check_sources, check_strategy, check_task
 from spaces.config import SearchConfig
 from spaces.dimensions import Space
 from spaces.library import assemble
@@ -134,3 +136,20 @@ def test_a_comparison_needs_an_equal_share_for_each_backbone() -> None:
             check_strategy(config(strategy="compare", budget={"trials": trials}))
     with pytest.raises(Mistake, match="two backbones"):
         check_strategy(config(strategy="compare", backbones=["mae_tiny"]))
+
+
+def test_labels_of_two_sources_do_not_share_a_part() -> None:
+    four = manifest("multilabel", [[0, 1], [1, 0], [0, 1], [1, 0]])
+    folds = [[0, 1], [2, 3]]
+    apart = np.array(["reports", "reports", "radiologists", "radiologists"])
+    check_sources(prepared(replace(four, attributes={"labels from": apart}), GOOD, folds))
+    with pytest.raises(Mistake, match="reports"):
+        check_sources(prepared(replace(four, attributes={"labels from": apart[[0, 2, 1, 3]]}), GOOD, folds))
+    check_sources(prepared(four, GOOD, folds))
+
+
+def test_a_side_needs_a_breast() -> None:
+    dataset = config().dataset
+    check_side(dataset.model_copy(update={"side": "left", "crop": "breast"}))
+    with pytest.raises(Mistake, match="crop: breast"):
+        check_side(dataset.model_copy(update={"side": "left", "crop": "none"}))

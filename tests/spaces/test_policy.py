@@ -7,7 +7,7 @@ import pytest
 from spaces.config import SearchConfig
 from spaces.library import trial_config
 from spaces.mistakes import Mistake
-from spaces.policy import Policy, limits, policies, policy
+from spaces.policy import Policy, limits, policies, policy, refuse_beyond
 
 FORBIDDEN: list[tuple[str, dict[str, Any], str]] = [
     ("radiograph", {"upright": False}, "gravity"),
@@ -87,3 +87,13 @@ def test_ranges_are_part_of_a_trial() -> None:
     plain, changed = trial({}), trial({"flip": True})
     assert changed.augmentation == {"flip": True} and plain.augmentation == {}
     assert plain.digest() != changed.digest() and hash(plain) != hash(changed) and changed == trial({"flip": True})
+
+
+def test_another_modalitys_policy_is_held_to_the_images_own_limits() -> None:
+    with pytest.raises(Mistake) as mistake:
+        refuse_beyond(policy("dermoscopy"), "radiograph", {})
+    assert any("upright would be false" in sentence for sentence in mistake.value.sentences)
+    refuse_beyond(policy("radiograph"), "radiograph", {})
+    refuse_beyond(policy("dermoscopy"), "natural", {})
+    names = list(limits("radiograph"))
+    refuse_beyond(policy("dermoscopy"), "radiograph", {"force": names})

@@ -298,3 +298,10 @@ def test_warmup_cosine() -> None:
         peak = int(np.argmax(rates))
         assert min(rates) > 0 and max(rates) <= 1
         assert (np.diff(rates[: peak + 1]) > 0).all() and (np.diff(rates[peak:]) < 0).all()
+
+
+def test_what_was_learned_from_fits_no_thresholds(digits: Digits) -> None:
+    config = digits.config(loss="regression", epochs=1, trained_blocks=0)
+    data = replace(digits.data(config), task="ordinal")
+    thresholds = [fine_tune(config, data, judged=judged).model.output.thresholds.tolist() for judged in (True, False)]
+    assert thresholds[0] != thresholds[1] == [k + 0.5 for k in range(9)]

@@ -114,8 +114,8 @@ def assemble(root: Path, parts: list[Rows], contents: np.ndarray, options: Optio
         f"chexpert: findings that a report of train.csv doesn't mention {scored} (blanks: {options.blanks}); "
         f"its {in_train} uncertain ones "
         + ("never are." if options.uncertain == "mask" else "are, as absent (uncertain: zero)."),
-        "chexpert: validation is scored against labels read off reports, the test against those of radiologists: two "
-        "different things, not to be put in one column.",
+        "chexpert: labels of train.csv were read off reports, those of valid.csv and of the official test are "
+        "radiologists': two different things, not to be put in one column.",
     ]
 
     def column(name: str) -> np.ndarray:
@@ -137,7 +137,12 @@ def assemble(root: Path, parts: list[Rows], contents: np.ndarray, options: Optio
         units=np.array([f"{rows.official}/{study}" for rows in parts for study in rows.studies], dtype=np.str_),
         truth=truth.astype(np.float32),
         combine="max",
-        attributes={"sex": column("sexes"), "age": column("ages"), "view": column("views")},
+        attributes={
+            "sex": column("sexes"),
+            "age": column("ages"),
+            "view": column("views"),
+            "labels from": np.where(official == "train", "reports", "radiologists"),
+        },
     )
     return whole.take(np.argsort(paths, kind="stable"))
 

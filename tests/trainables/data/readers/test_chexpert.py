@@ -105,7 +105,7 @@ def test_labels_units_truth_and_attributes(make, cache: Path) -> None:
     np.testing.assert_array_equal(manifest.labels[row], expected[[FOURTEEN.index(name) for name in FIVE]])
     assert manifest.groups[row] == "patient00003"
     attributes = {name: str(values[row]) for name, values in manifest.attributes.items()}
-    assert attributes == {"sex": "male", "age": "0-19", "view": "Frontal PA"}
+    assert attributes == {"sex": "male", "age": "0-19", "view": "Frontal PA", "labels from": "reports"}
     assert any("scored as absent (blanks: zero)" in note for note in manifest.notes)
     assert any("valid.csv is the test" in note for note in manifest.notes)
 
