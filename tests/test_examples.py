@@ -1,4 +1,5 @@
-"""Every example runs, at a tiny size: its own settings, with small backbones and images in the layout it names."""
+"""Every example is in order, at a tiny size: its own settings, with small backbones and images in the layout it names;
+one of them is searched."""
 
 import subprocess
 import sys
@@ -78,8 +79,12 @@ def test_example(name: str, tmp_path: Path) -> None:
     settings.write_text((EXAMPLES / f"{name}.yaml").read_text())
     load(settings)
     changes = [part for change in TINY for part in ("--set", change)]
-    succeed("search", settings, *changes, "--set", f"storage={tmp_path / 'runs'}")
-    assert sum(status(tmp_path / "runs" / name)["states"].values()) == 2
+    storage = ("--set", f"storage={tmp_path / 'runs'}")
+    output = succeed("check", settings, *changes, *storage)
+    assert "Everything is in order" in output
+    if name == "aptos2019":  # one of them to its end: what readers give is looked at in tests of their own
+        succeed("search", settings, *changes, *storage)
+        assert sum(status(tmp_path / "runs" / name)["states"].values()) == 2
 
 
 def test_from_python(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ storage: STORAGE
 
 
 QUICK = (
+    "check",
     "status",
     "export",
     "sync",
