@@ -200,9 +200,11 @@ def _drive(driver: Any, found: SearchFolder, planned: Plan, address: str | None,
 
 
 def _group(planned: Plan) -> int:
-    """How many head-only trials one job takes: not so many that the sampler learns nothing or that actors stand
-    idle."""
-    if len(planned.prepared.folds) > 1:
+    """How many head-only trials one job takes: not so many that the sampler learns nothing or that actors stand idle.
+
+    One where deeper training is searched too: companions would take trials of the budget from it.
+    """
+    if len(planned.prepared.folds) > 1 or set(planned.space.offered("trained_blocks")) != {0}:
         return 1
     return max(1, min(LARGEST_GROUP, planned.config.budget.trials // (2 * max(1, planned.concurrent))))
 

@@ -1,8 +1,10 @@
 """What the driver makes of what jobs tell: once each, in any interruption."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+from search.launch import _group
 from search.record import Epoch, State, Trial
 from search.sampler import sampler_of
 from search.scheduler import Driver
@@ -231,3 +233,13 @@ def test_when_all_fail_for_one_reason_no_more_are_started(tmp_path: Path) -> Non
     for step in range(6):
         failed(other, "the loss was nan" if step else "no space left on device")
     assert other.next_job() is not None, "different reasons may be the configurations'"
+
+
+def test_heads_are_grouped_only_where_nothing_deeper_is_searched() -> None:
+    def group(blocks: Any, folds: int = 1) -> int:
+        config = CONFIG.model_copy(update={"space": {"trained_blocks": blocks}, "budget": BudgetConfig(trials=50)})
+        prepared = SimpleNamespace(folds=(None,) * folds)
+        return _group(SimpleNamespace(prepared=prepared, space=assemble(config), config=config, concurrent=2))
+
+    assert group(0) == 12 and group(0, folds=5) == 1
+    assert group({"choice": [0, 1]}) == group("all") == 1
