@@ -7,8 +7,9 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
+from search.cluster import connect
 from search.console import chatter_to
-from search.launch import RAY_SETTINGS, connect
+from search.launch import RAY_SETTINGS
 from search.plan import this_machine_has
 from spaces.config import ResourcesConfig
 from spaces.mistakes import Mistake

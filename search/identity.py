@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from search.cluster import sources_digest
 from search.plan import Plan
 from spaces.config import FORMAT, SearchConfig
 from spaces.mistakes import Mistake
@@ -105,12 +106,7 @@ def weights_identity(config: SearchConfig, name: str) -> str:
 
 def code_digest() -> str:
     """Of the sources that decide what a trial computes: spaces and trainables."""
-    total = hashlib.sha256()
-    for package in ("spaces", "trainables"):
-        root = Path(str(resources.files(package)))
-        for file in sorted((*root.rglob("*.py"), *root.rglob("*.yaml"))):
-            total.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes() + b"\0")
-    return total.hexdigest()
+    return sources_digest(("spaces", "trainables"))
 
 
 def _flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:

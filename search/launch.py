@@ -204,6 +204,8 @@ def _group(planned: Plan) -> int:
 
     One where deeper training is searched too: companions would take trials of the budget from it.
     """
+    if planned.config.protocol == "paper":  # its trials keep their best epoch, which a pass doesn't
+        return 1
     if len(planned.prepared.folds) > 1 or set(planned.space.offered("trained_blocks")) != {0}:
         return 1
     return max(1, min(LARGEST_GROUP, planned.config.budget.trials // (2 * max(1, planned.concurrent))))

@@ -1,6 +1,6 @@
 """The ledger of openings of test sets: one for all searches under a storage, only ever added to.
 
-Keyed by the digest of the test's groups and contents, not by the search: another search on the same test set adds to
+Keyed by the digest of the test's groups, not by the search: another search on the same test set adds to
 the same count. It can't prove that nobody looked at the test elsewhere.
 """
 
@@ -25,7 +25,7 @@ class Opening:
     """One opening of a test set."""
 
     test: str
-    """Digest of the test's groups and contents."""
+    """Digest of the test's groups."""
     what: str
     """Digest of the configurations, seeds and fit that it was opened for: the same again is the same opening."""
     searches: tuple[str, ...]

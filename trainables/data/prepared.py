@@ -29,7 +29,7 @@ class Digests:
     """Of the whole manifest, test included."""
     split_digest: str
     test_digest: str
-    """Of the test's groups and contents; keys the ledger of test openings."""
+    """Of the test's groups; keys the ledger of test openings."""
 
 
 @dataclass(frozen=True, eq=False)

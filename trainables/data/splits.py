@@ -40,7 +40,7 @@ class Split:
     digest: str
     """SHA-256 of the manifest's digest and the rows of each part and fold."""
     test_digest: str
-    """SHA-256 of the test's groups and contents only: the same test set, however the rest is divided."""
+    """SHA-256 of the test's groups only: the same test set, however the rest is divided and its images are read."""
 
 
 def split(manifest: Manifest, config: SplitConfig) -> Split:
