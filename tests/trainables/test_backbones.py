@@ -2,9 +2,12 @@
 
 import json
 import math
+import pickle
 import re
+import zipfile
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
@@ -132,13 +135,66 @@ def test_dinov3_is_timms(tmp_path: Path) -> None:
     assert torch.equal(torch.cat([features.prefix, features.tokens], dim=1), plain.forward_features(x))
 
 
-def test_files_of_several_processes_and_torchscript(tmp_path: Path) -> None:
+def test_files_of_several_processes(tmp_path: Path) -> None:
     torch.save({"state_dict": {f"module.{key}": t for key, t in flat("clip_laion").items()}}, tmp_path / "file.pt")
     found = build(golden_spec("clip_laion"), weights=tmp_path / "file.pt", resolution=(80, 80))
     assert weights_digest(found) == weights_digest(golden("clip_laion"))
+
+
+class Nested(torch.nn.Module):
+    """Modules within modules, with weights of given names."""
+
+    def __init__(self, state: dict[str, Tensor]) -> None:
+        super().__init__()
+        inner: dict[str, dict[str, Tensor]] = {}
+        for key, tensor in state.items():
+            head, _, rest = key.partition(".")
+            if rest:
+                inner.setdefault(head, {})[rest] = tensor
+            elif tensor.is_floating_point():
+                self.register_parameter(head, torch.nn.Parameter(tensor))
+            else:
+                self.register_buffer(head, tensor)
+        for name, weights in inner.items():
+            self.add_module(name, Nested(weights))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_openais_own_layout_is_torchscript(tmp_path: Path, half: bool) -> None:
+    """Their files are archives of scripted modules, in half precision."""
+    state = {k: t.half() if half and t.is_floating_point() else t for k, t in flat("clip_openai").items()}
+    torch.jit.script(Nested(state)).save(str(tmp_path / "ViT-B-16.pt"))
+    found = build(
+        golden_spec("clip_openai"), weights=tmp_path / "ViT-B-16.pt", resolution=golden_spec("clip_openai").native
+    )
+    for key, tensor in golden("clip_openai").state_dict().items():
+        expected = tensor.half().float() if half else tensor
+        assert torch.equal(found.state_dict()[key], expected)
+
+
+def test_torchscript_that_runs_code_or_is_another_model(tmp_path: Path) -> None:
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "script.pt"))
-    told = sentences(golden_spec("clip_openai"), tmp_path / "script.pt")
-    assert "is a TorchScript archive, which holds code; write pretrained" in told
+    assert "is of no layout known here" in sentences(golden_spec("clip_openai"), tmp_path / "script.pt")
+    canary = tmp_path / "ran"
+    with zipfile.ZipFile(tmp_path / "script.pt") as good, zipfile.ZipFile(tmp_path / "evil.pt", "w") as evil:
+        for name in good.namelist():
+            content = pickle.dumps(Touching(canary), 2) if name.endswith("/data.pkl") else good.read(name)
+            evil.writestr(name, content)
+    told = sentences(golden_spec("clip_openai"), tmp_path / "evil.pt")
+    assert "objects that could run code" in told and not canary.exists()
+
+
+class Touching:
+    """Unpickling it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
 
 
 @pytest.mark.parametrize("layout", ["aimv2", "clip_laion", "coca"])

@@ -27,6 +27,7 @@ from spaces.backbone import BackboneSpec, Source
 from spaces.mistakes import Mistake
 from trainables.backbones.families import Family
 from trainables.backbones.recognise import looks_like
+from trainables.backbones.torchscript import is_torchscript, read_torchscript
 from trainables.backbones.vit import State
 
 WRAPPERS = ("model", "state_dict")
@@ -123,6 +124,8 @@ def read_file(path: Path, where: str) -> State:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        if is_torchscript(path):
+            return read_torchscript(path)
         with torch.serialization.safe_globals(SETTINGS):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError:
@@ -130,12 +133,7 @@ def read_file(path: Path, where: str) -> State:
             f"{where}: holds Python objects that could run code, or is no file of torch's; "
             "save its state dict alone with torch.save, or use the official file."
         ) from None
-    except (SafetensorError, OSError, EOFError, RuntimeError, ValueError) as error:
-        if "TorchScript" in str(error):
-            raise Mistake(
-                f"{where}: is a TorchScript archive, which holds code; write pretrained for the same weights from "
-                "the hub, or save its state dict alone with torch.save."
-            ) from None
+    except (SafetensorError, zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError) as error:
         raise Mistake(f"{where}: can't be read ({type(error).__name__}); it may be cut short: get it again.") from None
     return _unwrapped(content, where)
 

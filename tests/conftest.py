@@ -1,0 +1,15 @@
+"""How the tests are dealt to the processes of `make test`."""
+
+from pathlib import Path
+
+import pytest
+
+RAY = ("search", "faults", "test_examples.py")
+"""Where Ray is started: in one process, one after the other."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file stays in one process, with the fixtures that its tests share."""
+    for item in items:
+        file = item.path.relative_to(Path(__file__).parent)
+        item.add_marker(pytest.mark.xdist_group("ray" if file.parts[0] in RAY else str(file)))
