@@ -12,6 +12,8 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from search.console import Console
+from search.cost import Estimate, estimate, estimate_lines
+from search.images_found import alike_lines, copies_lines, in_full, shapes_lines
 from search.learnable import LEVEL, POWER, SHARED, SKILL, WITHIN_GROUPS, WORTH, Learnable, few_groups, learnable
 from search.plan import Plan, plan
 from search.rungs import rung_epochs
@@ -19,11 +21,12 @@ from spaces.backbone import backbone
 from spaces.config import SearchConfig
 from spaces.mistakes import Mistake
 from spaces.protocol import notes
-from trainables.data.audit import Copies, Shapes, copies, shapes
+from trainables.data.audit import copies, shapes
 from trainables.data.manifest import Manifest
 from trainables.data.problems import SHOWN
 from trainables.data.units import Scored, scored, units_of
 from trainables.files import write_text
+from trainables.metrics import classes_numbered
 
 
 def check(config: SearchConfig, base: Path, console: Console) -> None:
@@ -47,11 +50,13 @@ def check(config: SearchConfig, base: Path, console: Console) -> None:
             raise
         everything = f"All {len(mistake.full)} problems are in {file}."
         raise Mistake(*mistake.sentences, everything, full=mistake.full) from None
-    console.print(*describe(planned, file))
+    with console.working("measuring what trials cost", of="kinds of them") as progress:
+        costs = estimate(planned, progress)
+    console.print(*describe(planned, file, costs))
 
 
-def describe(plan: Plan, file: Path) -> list[RenderableType]:
-    """Data, what they can show, space, budget and resources, for a person to look at before the first accelerator
+def describe(plan: Plan, file: Path, costs: Estimate | None) -> list[RenderableType]:
+    """Data, what they can show, space, budget, cost and resources, for a person to look at before the first accelerator
     second. Lists too long to be printed are written to `file`."""
     config, prepared = plan.config, plan.prepared
     rungs = rung_epochs(config.budget.epochs, config.stopping, config.dataset.split.folds)
@@ -60,19 +65,24 @@ def describe(plan: Plan, file: Path) -> list[RenderableType]:
     if config.strategy == "compare":
         each = config.budget.trials // len(config.backbones)
         budget += f" ({each} for each of {len(config.backbones)} backbones)"
+    found = copies(prepared.manifest)
+    full = in_full(found, plan.alike)
     return [
         f"{config.name}: {len(prepared.train)} training, {len(prepared.validation)} validation images; "
         f"the test set ({_test_size(plan)}) stays sealed",
         counts_table(plan),
         *notes(config),
         *prepared.manifest.notes,
-        *copies_lines(copies(prepared.manifest), file),
+        *copies_lines(found),
+        *alike_lines(plan.alike, config),
+        *([f"What is too long to be printed is in {file}."] if full and _keep(file, full) else []),
         *shapes_lines(shapes(prepared.manifest), len(prepared.manifest)),
         *learnable_lines(plan),
         space_table(plan),
         f"Budget: {budget} of up to {config.budget.epochs} epochs, {plan.concurrent} at once; "
         f"first {len(plan.first)} shipped or own configurations; "
         + (f"compared after epochs {', '.join(map(str, rungs))}" if rungs else "nobody is stopped early"),
+        *estimate_lines(costs, plan),
         f"Metric: {config.metric} ({plan.direction}) on validation. Licences of the weights: {licences}",
         "Everything is in order.",
     ]
@@ -130,44 +140,18 @@ def _test_size(plan: Plan) -> str:
     return f"{max(of.positive + of.negative for of in prepared.test_scored.values())} units"
 
 
-def copies_lines(found: Copies, file: Path) -> list[str]:
-    """Byte-identical images among training and validation, conflicts first."""
-    if not found.images:
-        return ["No image of training and validation stands there twice, byte for byte."]
-    lines = [f"{found.images} images are byte-identical copies of {found.contents} different ones."]
-    if found.conflicts:
-        shown = [f"  {', '.join(paths)}" for paths in found.conflicts]
-        lines += [f"{len(shown)} of them are labelled differently in their copies:", *shown[:SHOWN]]
-        if len(shown) > SHOWN:
-            kept = _keep(file, ["Copies of one image with different labels:", *shown])
-            lines.append(f"  and {len(shown) - SHOWN} more" + (f", all of them in {file}" if kept else ""))
-    return lines
-
-
-def shapes_lines(found: Shapes, images: int) -> list[str]:
-    """Sizes and modes of the images."""
-    which = "" if found.looked_at == images else f" (of {found.looked_at} looked at)"
-    lines = []
-    for mode, sizes in sorted(found.by_mode.items()):
-        [((height, width), most)] = sizes.most_common(1)
-        smallest, largest = min(sizes, key=lambda s: s[0] * s[1]), max(sizes, key=lambda s: s[0] * s[1])
-        spread = (
-            f"all {height} x {width} pixels (height x width)"
-            if len(sizes) == 1
-            else f"{len(sizes)} sizes from {smallest[0]} x {smallest[1]} to {largest[0]} x {largest[1]} pixels (height "
-            f"x width), {most} of them {height} x {width}"
-        )
-        lines.append(f"{sum(sizes.values())} {mode} images{which}: {spread}.")
-    return lines
-
-
 def learnable_lines(plan: Plan) -> list[str]:
     """What the validation set can show, and warnings where it can't show much."""
     prepared, config = plan.prepared, plan.config
     rows = np.unique(np.concatenate([validation for _, validation in prepared.folds]))
     validation = prepared.manifest.take(rows)
     found = learnable(
-        str(config.metric), units_of(validation), len(validation.classes), validation.task, config.budget.trials
+        str(config.metric),
+        units_of(validation),
+        len(validation.classes),
+        validation.task,
+        config.budget.trials,
+        over=classes_numbered(config.classes_averaged, validation.classes),
     )
     folds = f" in {len(prepared.folds)} folds" if len(prepared.folds) > 1 else ""
     lines = [_shown(found, str(config.metric), folds)]

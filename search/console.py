@@ -63,13 +63,14 @@ class Console:
             self.rich.print(line, soft_wrap=not self.live and isinstance(line, str))
 
     @contextlib.contextmanager
-    def working(self, what: str) -> Iterator[Callable[[int, int], None]]:
-        """Says what goes on while the block runs; a spinner on a terminal. Gives a function to show how far it is."""
+    def working(self, what: str, of: str = "images") -> Iterator[Callable[[int, int], None]]:
+        """Says what goes on while the block runs; a spinner on a terminal. Gives a function to show how far it is, in
+        numbers of `of`."""
         if not self.live:
             yield lambda done, total: None
             return
         with self.rich.status(f"{what} ...") as spinner:
-            yield lambda done, total: spinner.update(f"{what}: {done} of {total} images")
+            yield lambda done, total: spinner.update(f"{what}: {done} of {total} {of}")
 
     def started(self, plan: Plan, folder: Path) -> None:
         config = plan.config
@@ -96,9 +97,7 @@ class Console:
         if driver.notice:
             self.print(driver.notice)
         if driver.out_of_time:
-            self.print(
-                f"The time of {driver.config.budget.hours:g} hours is over; go on with: medtune resume {found.path}"
-            )
+            self.print(f"{driver.over}; go on with: medtune resume {found.path}")
         winner = best(study.trials, driver.direction)
         if winner:
             self.print(f"Best: {describe_best(winner, str(driver.config.metric))}")

@@ -14,19 +14,19 @@ import numpy as np
 from search.suitable import check_metric, check_sources, check_strategy, check_task
 from search.tracking import reachable
 from spaces.backbone import backbone
-from spaces.config import METRICS, DatasetConfig, Direction, Resolution, ResourcesConfig, SearchConfig, parse_resolution
+from spaces.config import METRICS, DatasetConfig, Direction, ResourcesConfig, SearchConfig, parse_resolution
 from spaces.dimensions import Point, Space
 from spaces.library import assemble, first_points
 from spaces.mistakes import Mistake, nearest
 from spaces.policy import Policy, policy, refuse_beyond
 from spaces.protocol import apply, with_warmup
 from trainables.augment import stored_at
-from trainables.data.audit import refuse_damaged, refuse_unusable
+from trainables.data.audit import Alike, look_at_images, refuse_unusable
 from trainables.data.manifest import Manifest
 from trainables.data.order import global_batches
 from trainables.data.parts import Progress, pixel_spec
-from trainables.data.pixels import open_many
-from trainables.data.prepared import Prepared, prepare_and_list_test
+from trainables.data.pixels import PixelSpec, open_many
+from trainables.data.prepared import Prepared, prepare_for_audit
 
 T = TypeVar("T")
 
@@ -43,6 +43,8 @@ class Plan:
     """Tried before the sampler is asked."""
     concurrent: int
     """Trials at once on this machine."""
+    alike: tuple[Alike, ...] = ()
+    """Images that look alike, of the test too, where all of them were looked at."""
 
     @property
     def direction(self) -> Direction:
@@ -86,6 +88,7 @@ def plan(
     cluster: bool = False,
     going_on: bool = False,
     thorough: bool = False,
+    decoded: bool = True,
     progress: Progress | None = None,
 ) -> Plan:
     """Checks everything, and prepares the data.
@@ -96,6 +99,7 @@ def plan(
         going_on: the search was started before; MLflow may then be away, and is brought up to date later.
         thorough: look at every image, of the test too, and keep no pixels; where the tables are too wrong to say which
             ones are needed, at every image file under the dataset's folder. Otherwise images are decoded for trials.
+        decoded: whether images are decoded for trials, where nothing else is asked for; tables are read all the same.
         progress: called with (images done, images), unless all were decoded before.
 
     Raises:
@@ -128,8 +132,8 @@ def plan(
         attempt(lambda: reachable(config.mlflow))
     storage_usable = not any(sentence.startswith("storage:") for sentence in problems)
     cache = cache_folder(config)
-    listed = attempt(lambda: prepare_and_list_test(config.dataset, cache, base)) if storage_usable else None
-    prepared, test_paths = listed or (None, [])
+    listed = attempt(lambda: prepare_for_audit(config.dataset, cache, base)) if storage_usable else None
+    prepared = listed[0] if listed else None
     if thorough and prepared is None and storage_usable:
         attempt(lambda: check_files(config, problems, progress))
     first: list[Point] | None = []
@@ -144,17 +148,15 @@ def plan(
         if space is not None:
             first = attempt(lambda: first_points(config, space, len(prepared.train)))
             attempt(lambda: check_task(space, prepared.manifest))
-            attempt(lambda: check_metric(str(config.metric), prepared))
+            attempt(lambda: check_metric(str(config.metric), prepared, config.classes_averaged))
             # Where policies are wrong, images are looked at all the same.
             policies = attempt(lambda: policies_of(config, space, prepared.manifest.policy)) or [Policy()]
-            if not thorough:
+            if decoded and not thorough:
                 attempt(lambda: decode(config, space, prepared, policies, progress))
-        if thorough:
-            everything = [*prepared.manifest.paths.tolist(), *test_paths]
-            attempt(lambda: refuse_damaged(prepared.manifest.root, everything, progress))
+    alike = attempt(lambda: look_at_images(*listed[1:], cache, progress)) if thorough and listed else ()
     if problems or space is None or prepared is None or first is None or concurrent is None:
         raise Mistake(*dict.fromkeys(problems), full=dict.fromkeys(full))
-    return Plan(config, space, prepared, first, concurrent)
+    return Plan(config, space, prepared, first, concurrent, alike or ())
 
 
 def with_readers_defaults(config: SearchConfig, manifest: Manifest) -> SearchConfig:
@@ -182,19 +184,11 @@ def decode(
     Raises:
         Mistake: images that can't be used, all of them together.
     """
-    resolutions = {parse_resolution(value) for value in space.offered("resolution") if isinstance(value, int | str)}
-    levels = {int(level) for level in space.offered("level") or (0,)}
-    stores = {stored_at(r, p, level) for r in resolutions for p in policies for level in levels}
-    parts: tuple[tuple[np.ndarray, set[Resolution]], ...]
-    if len(prepared.folds) > 1:  # every row is learned from in some fold and validated in another
-        parts = ((np.arange(len(prepared.manifest)), stores | resolutions),)
-    else:
-        parts = ((prepared.train, stores), (prepared.validation, resolutions))
+    parts = pixels_of_trials(config, space, prepared, policies)
     total, before = sum(len(rows) for rows, _ in parts), 0
     problems: list[str] = []
     full: list[str] = []
-    for rows, sizes in parts:
-        specs = [pixel_spec(config.dataset, size) for size in sorted(sizes)]
+    for rows, specs in parts:
 
         def count(done: int, _: int, before: int = before) -> None:
             if progress:
@@ -208,6 +202,19 @@ def decode(
         before += len(rows)
     if problems:
         raise Mistake(*problems, full=full)
+
+
+def pixels_of_trials(
+    config: SearchConfig, space: Space, prepared: Prepared, policies: list[Policy]
+) -> list[tuple[np.ndarray, list[PixelSpec]]]:
+    """The rows [N] whose pixels the trials of a space map, and each way in which they are kept."""
+    resolutions = {parse_resolution(value) for value in space.offered("resolution") if isinstance(value, int | str)}
+    levels = {int(level) for level in space.offered("level") or (0,)}
+    stores = {stored_at(r, p, level) for r in resolutions for p in policies for level in levels}
+    parts = [(prepared.train, stores), (prepared.validation, resolutions)]
+    if len(prepared.folds) > 1:  # every row is learned from in some fold and validated in another
+        parts = [(np.arange(len(prepared.manifest)), stores | resolutions)]
+    return [(rows, [pixel_spec(config.dataset, size) for size in sorted(sizes)]) for rows, sizes in parts]
 
 
 def check_side(dataset: DatasetConfig) -> None:

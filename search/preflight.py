@@ -138,29 +138,13 @@ def question(plan: Plan, folder: Path, marks: Path) -> Question:
 
 def pixel_files(plan: Plan) -> dict[str, int]:
     """Bytes of the files of pixels that trials map, by their path in the cache. The plan has made them here."""
-    import numpy as np
-
-    from search.plan import policies_of
-    from spaces.config import parse_resolution
-    from trainables.augment import stored_at
-    from trainables.data.parts import pixel_spec
+    from search.plan import pixels_of_trials, policies_of
     from trainables.data.pixels import open_many
 
     config, space, prepared = plan.config, plan.space, plan.prepared
-    resolutions = {parse_resolution(value) for value in space.offered("resolution") if isinstance(value, int | str)}
-    levels = {int(level) for level in space.offered("level") or (0,)}
-    stores = {
-        stored_at(r, p, level)
-        for r in resolutions
-        for p in policies_of(config, space, prepared.manifest.policy)
-        for level in levels
-    }
-    parts = [(prepared.train, stores), (prepared.validation, resolutions)]
-    if len(prepared.folds) > 1:
-        parts = [(np.arange(len(prepared.manifest)), stores | resolutions)]
+    policies = policies_of(config, space, prepared.manifest.policy)
     files = {}
-    for rows, sizes in parts:
-        specs = [pixel_spec(config.dataset, size) for size in sorted(sizes)]
+    for rows, specs in pixels_of_trials(config, space, prepared, policies):
         for pixels in open_many(prepared.manifest.take(rows), specs, plan.cache):
             files[f"pixels/{pixels.key}"] = pixels.array.nbytes
     return files

@@ -127,7 +127,7 @@ def test_units_findings_and_folds(tmp_path: Path, folds: int, size: str) -> None
     config = settings(tmp_path, metric="macro_auroc")
     planned = Plan(config, assemble(config), findings(folds), [], 1)
     stream = io.StringIO()
-    Console(stream).print(*describe(planned, tmp_path / "check.txt"))
+    Console(stream).print(*describe(planned, tmp_path / "check.txt", None))
     text = stream.getvalue()
     assert "train images  train units  train groups" in text and "(200 units) stays sealed" in text
     assert "40 near-duplicates were grouped." in text

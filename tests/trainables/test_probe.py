@@ -1,0 +1,60 @@
+"""What a kind of configuration costs, measured on noise."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from spaces.config import TrialConfig
+from trainables import probe as probing
+from trainables.place import Place
+from trainables.probe import kind, probe, remembered
+
+PLACE = Place()
+
+
+def config(**changes: Any) -> TrialConfig:
+    settings = {"backbone": "mae_tiny", "weights": "pretrained", "metric": "accuracy", "epochs": 50, "seed": 3}
+    settings |= {"resolution": 32, "policy": "natural", "level": 2, "head_lr": 1e-3, "batch_size": 8, "ema": 0.1}
+    return TrialConfig.model_validate(settings | changes)
+
+
+@pytest.mark.parametrize(
+    ("task", "changes"),
+    [
+        ("multiclass", {}),
+        ("multiclass", {"trained_blocks": "all", "adapter": "lora", "grad_checkpointing": True}),
+        ("multilabel", {"metric": "macro_auroc", "trained_blocks": 1, "views": 3}),
+        ("ordinal", {"metric": "quadratic_weighted_kappa", "loss": "ordinal", "value": "best"}),
+    ],
+)
+def test_every_task_is_measured_without_its_weights(task: Any, changes: dict[str, Any]) -> None:
+    found = probe(config(**changes), 3, task, PLACE)
+    assert found.fits and found.training > 0 and found.evaluating > 0 and found.peak_bytes > 0
+
+
+def test_a_kind_is_what_decides_the_cost() -> None:
+    assert kind(config()) == kind(config(head_lr=0.1, seed=9, mixup=0.2, level=0))
+    others = [config(trained_blocks=1), config(batch_size=16), config(resolution=64), config(head="attentive")]
+    assert len({kind(other) for other in [config(), *others]}) == 5
+
+
+def test_it_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = remembered(config(), 3, "multiclass", PLACE, tmp_path)
+    other = replace(first, training=first.training + 1)
+    monkeypatch.setattr(probing, "probe", lambda *_: other)
+    assert remembered(config(seed=4), 3, "multiclass", PLACE, tmp_path) == first
+    assert remembered(config(batch_size=4), 3, "multiclass", PLACE, tmp_path) == other
+    [kept, _] = sorted((tmp_path / "costs").iterdir(), key=lambda file: file.stat().st_mtime)
+    kept.write_text("{")
+    assert remembered(config(), 3, "multiclass", PLACE, tmp_path) == other
+
+
+def test_out_of_memory_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(probing, "fine_tune", exhausted)
+    assert not probe(config(), 3, "multiclass", PLACE).fits

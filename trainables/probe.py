@@ -1,0 +1,158 @@
+"""What a kind of configuration costs on a device, measured by training it for some steps on images of noise.
+
+Time and memory depend on a configuration's network, depth, batch and resolution, not on its weights or its images.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+
+from spaces.config import TrialConfig
+from spaces.strict import digest
+from trainables.augment import store_resolution
+from trainables.data.manifest import Task
+from trainables.data.parts import Part, TrialData
+from trainables.data.units import Units
+from trainables.files import write_json
+from trainables.loop import fine_tune, predict
+from trainables.place import Place
+
+STEPS = 2  # timed; as many before them, in which memory is found and kernels are chosen
+SAMPLED = 0.002  # seconds between two looks at a process's memory
+KIND = (
+    "backbone",
+    "resolution",
+    "head",
+    "trained_blocks",
+    "adapter",
+    "adapter_rank",
+    "adapter_targets",
+    "grad_checkpointing",
+    "batch_size",
+)
+"""What decides the cost of a step, but for small things."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one kind of configuration on one device."""
+
+    training: float
+    """Seconds an image, with everything computed."""
+    evaluating: float
+    """Seconds an image."""
+    peak_bytes: int
+    """Of the accelerator's memory; on a CPU, by how much the process grew."""
+    fits: bool = True
+    """False where it ran out of memory; the figures are then 0."""
+
+
+def kind(config: TrialConfig) -> str:
+    """Digest of what decides the cost of a configuration."""
+    plain = config.plain()
+    return digest({name: plain[name] for name in KIND})
+
+
+def probe(config: TrialConfig, classes: int, task: Task, place: Place) -> Cost:
+    """Trains for a few steps, and evaluates a batch.
+
+    Args:
+        config: of the kind that is to be measured.
+        classes: number of classes or findings.
+        place: where; its accelerator should have nothing else to do.
+    """
+    images = config.batch_size * STEPS
+    data = TrialData(
+        train=_noise(images, store_resolution(config), classes, task),
+        validation=_noise(config.batch_size, config.resolution, classes, task),
+        classes=tuple(map(str, range(classes))),
+        task=task,
+    )
+    plain = config.plain() | {"weights": "random", "epochs": 2, "value": "last", "ema": 0.0, "warmup": 0.0}
+    plain |= {"classes_averaged": None, "views": 0, "head_lr": 1e-6}
+    short = TrialConfig.model_validate(plain)
+    try:
+        with _peak(place) as peak:
+            outcome = fine_tune(short, data, place=place, judged=False)
+            started = time.perf_counter()
+            predict(outcome.model, short, data.validation, place)
+            evaluating = (time.perf_counter() - started) / config.batch_size
+    except torch.OutOfMemoryError:
+        _freed(place)
+        return Cost(0.0, 0.0, 0, fits=False)
+    epoch = outcome.reports[-1].seconds - evaluating * config.batch_size
+    _freed(place)
+    return Cost(max(epoch, 0.0) / images, evaluating, peak.bytes)
+
+
+def remembered(config: TrialConfig, classes: int, task: Task, place: Place, cache: Path) -> Cost:
+    """As `probe`, kept under `cache/costs` for this device and version of torch."""
+    device = torch.cuda.get_device_name(place.device) if place.device.type == "cuda" else _processor()
+    name = digest([kind(config), classes, task, device, torch.get_num_threads(), torch.__version__])
+    file = cache / "costs" / f"{name}.json"
+    try:
+        return Cost(**json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):  # not there, or another version's
+        pass
+    found = probe(config, classes, task, place)
+    write_json(file, asdict(found))
+    return found
+
+
+def _processor() -> str:
+    return f"{torch.backends.cpu.get_cpu_capability()} {psutil.cpu_count()}"
+
+
+def _noise(rows: int, size: tuple[int, int], classes: int, task: Task) -> Part:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (rows, 3, *size), dtype=torch.uint8, generator=generator)
+    number = torch.arange(rows) % classes
+    labels = torch.nn.functional.one_hot(number, classes).float() if task == "multilabel" else number
+    units = Units(np.arange(rows), labels.numpy(), np.arange(rows).astype(str), "mean", {})
+    return Part(pixels, labels, units, f"noise {rows} {size}")
+
+
+class _Peak:
+    bytes = 0
+
+
+@contextmanager
+def _peak(place: Place) -> Iterator[_Peak]:
+    """The most memory that was in use within the block, beyond what was before it."""
+    found = _Peak()
+    if place.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(place.device)
+        yield found
+        found.bytes = torch.cuda.max_memory_allocated(place.device)
+        return
+    process, ended = psutil.Process(), threading.Event()
+    before = process.memory_info().rss
+
+    def watch() -> None:
+        while not ended.wait(SAMPLED):
+            found.bytes = max(found.bytes, process.memory_info().rss - before)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield found
+    finally:
+        ended.set()
+        watcher.join()
+
+
+def _freed(place: Place) -> None:
+    gc.collect()
+    if place.device.type == "cuda":
+        torch.cuda.empty_cache()
