@@ -10,7 +10,7 @@ export HYPOTHESIS_STORAGE_DIRECTORY ?= $(ROOT)/.cache/hypothesis
 export MPLCONFIGDIR ?= $(ROOT)/.cache/matplotlib
 UV = $(shell command -v uv 2>/dev/null || echo $(ROOT)/.cache/bootstrap/bin/uv)
 
-.PHONY: demo test test-faults bench-overhead bench-backbones bench-search bench-statistics bench-leak pictures lint lock env clean
+.PHONY: demo test test-faults bench-overhead bench-backbones bench-search bench-statistics bench-leak bench-rows bench-driver pictures lint lock env clean
 
 env: $(STAMP)
 
@@ -50,6 +50,14 @@ bench-search: $(STAMP)
 
 bench-statistics: $(STAMP)
 	$(BIN)/python -m benchmarks.statistics
+
+# Reading the largest table there is: CheXpert's 223,414 rows.
+bench-rows: $(STAMP)
+	$(BIN)/python -m benchmarks.rows
+
+# What trials by the thousand cost the driver.
+bench-driver: $(STAMP)
+	$(BIN)/python -m benchmarks.driver
 
 # How much an image-level split inflates: make bench-leak SEARCH=search.yaml
 bench-leak: $(STAMP)

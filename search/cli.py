@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -38,15 +39,51 @@ def parser() -> argparse.ArgumentParser:
         )
         if name == "search":
             sub.add_argument("--address", metavar="ADDRESS", help="a Ray cluster; without it, one on this machine")
+            instead = sub.add_mutually_exclusive_group()
+            instead.add_argument(
+                "--smoke", action="store_true", help="one trial of two steps through every part, of which nothing stays"
+            )
+            instead.add_argument(
+                "--dry-run", metavar="N", type=int, help="print the N configurations that would come first; run nothing"
+            )
     sub = command("resume", "go on with a search that was stopped or killed")
     existing(sub)
+    sub.add_argument(
+        "--set", metavar="a.b=c", action="append", default=[], dest="changes", help="more trials, time, other resources"
+    )
+    sub.add_argument("--accept-code-change", action="store_true", help="go on though the code of trials has changed")
     sub.add_argument("--address", metavar="ADDRESS", help="a Ray cluster; without it, one on this machine")
+    sub = command("extend", "go on with more trials, a wider space or further backbones, which the record notes")
+    existing(sub)
+    sub.add_argument(
+        "--set", metavar="a.b=c", action="append", default=[], dest="changes", required=True, help="change one setting"
+    )
+    sub.add_argument("--address", metavar="ADDRESS", help="a Ray cluster; without it, one on this machine")
+    sub = command("cancel", "end one trial of a search, running or not")
+    existing(sub)
+    sub.add_argument("number", metavar="NUMBER", type=int, help="the trial's number, as medtune status shows it")
+    sub = command("ls", "the searches under a storage: state, best, owner, size on disk")
+    sub.add_argument("storage", metavar="STORAGE", nargs="?", help="their folder (default: MEDTUNE_STORAGE, or runs)")
+    sub.add_argument("--json", action="store_true", help="as JSON")
+    sub = command("diff", "what differs between two searches")
+    sub.add_argument("first", metavar="A", help="a search's name or folder")
+    sub.add_argument("second", metavar="B", help="another one's")
+    sub = command("prune", "free the space of checkpoints that nothing needs any more")
+    existing(sub)
+    sub.add_argument("--top", metavar="K", type=int, default=1, help="keep those of the K best trials (default: 1)")
+    sub.add_argument("--dry-run", action="store_true", help="only say what would be freed")
     sub = command("status", "trials with number, state, cause, parameters, epochs, value; best so far")
     existing(sub)
     sub.add_argument("--json", action="store_true", help="as JSON")
     sub = command("export", "write the best configuration to a file")
     existing(sub)
-    sub.add_argument("-o", dest="output", metavar="best.yaml", required=True, help="file to write")
+    where = sub.add_mutually_exclusive_group(required=True)
+    where.add_argument("-o", dest="output", metavar="best.yaml", help="file to write")
+    where.add_argument(
+        "--bundle",
+        metavar="DIR",
+        help="a folder to repeat the search from elsewhere, without paths and ids",
+    )
     which = sub.add_mutually_exclusive_group()
     which.add_argument("--top", metavar="K", type=int, help="the K best, as best-1.yaml, best-2.yaml, ...")
     which.add_argument("--per", choices=("backbone",), help="the best of each backbone")
@@ -68,11 +105,20 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("-o", dest="output", metavar="DIR", help="folder to write (default: final beside the search)")
     sub = command("report", "one page of searches and their finals")
     existing(sub, nargs="+")
-    sub.add_argument("-o", dest="output", metavar="report.html", required=True, help="file to write")
+    sub.add_argument(
+        "-o", dest="output", metavar="report.html", required=True, help="file to write: .html, .md (Markdown) or .csv"
+    )
     sub = command("predict", "class probabilities of images, by a final's model")
-    sub.add_argument("model", metavar="MODEL_DIR", help="a final's model folder")
-    sub.add_argument("images", metavar="IMAGES", nargs="+", help="images, or folders of images")
+    sub.add_argument("model", metavar="MODEL_DIR", help="a final's model or ensemble folder; of several, their mean")
+    sub.add_argument("images", metavar="IMAGES", nargs="+", help="images, folders of images, or tables (.csv) of them")
     sub.add_argument("-o", dest="output", metavar="predictions.csv", required=True, help="file to write")
+    sub.add_argument(
+        "--per",
+        metavar="COLUMN",
+        help="combine images by a column of the tables (study, patient), or by folder",
+    )
+    sub.add_argument("--path", metavar="COLUMN", default="path", help="column of paths in tables (default: path)")
+    sub.add_argument("--root", metavar="DIR", help="folder that paths in tables are relative to (default: the table's)")
     sub = command("sync", "bring MLflow up to date with a search")
     existing(sub)
     sub.add_argument("--follow", action="store_true", help="until the search ends")
@@ -106,6 +152,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"medtune: {error.strerror} ({error.filename or 'where it was writing'}); free space.", file=sys.stderr)
+        return EXIT_MISTAKE
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -37,14 +38,15 @@ def connect(ray: Any, address: str | None) -> None:
     """
     try:
         if address is None:
-            ray.init(
-                address="local",  # never a cluster that happens to run here
-                num_cpus=len(os.sched_getaffinity(0)),
-                include_dashboard=False,
-                log_to_driver=False,
-                object_store_memory=128 * 2**20,
-                _temp_dir=os.environ.get("RAY_TMPDIR"),
-            )
+            with _on_loopback():
+                ray.init(
+                    address="local",  # never a cluster that happens to run here
+                    num_cpus=len(os.sched_getaffinity(0)),
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    object_store_memory=128 * 2**20,
+                    _temp_dir=os.environ.get("RAY_TMPDIR"),
+                )
         else:
             packages = [str(Path(__file__).parents[1] / name) for name in PACKAGES]
             ray.init(address=address, log_to_driver=False, runtime_env={"py_modules": packages})
@@ -56,6 +58,20 @@ def connect(ray: Any, address: str | None) -> None:
             f"--address {address}: can't be connected to ({first_line(error)}); is the cluster up, and is this "
             "process's token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN_PATH) the cluster's?"
         ) from None
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Ray, started inside, has all its sockets on 127.0.0.1. By itself it takes the machine's address, and some of what
+    listens there knows no token. It does so where RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0, which it reads when imported."""
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def check_address(address: str, seconds: float = 5) -> None:
@@ -108,10 +124,10 @@ def _node(told: dict[str, Any]) -> Node:
 
 
 def fitting(wanted: ResourcesConfig, node: Node) -> int:
-    """How many trials a node has room for; a trial lies on one node."""
+    """How many workers a node has room for; a worker lies on one node."""
     fit = node.cpus // wanted.cpus
     if wanted.accelerators:
-        each = int(1 // wanted.accelerators)  # trials that share an accelerator; a trial takes one at most
+        each = int(1 // wanted.accelerators)  # workers that share an accelerator; a worker takes one at most
         fit = min(fit, int(node.accelerators) * each)
     return fit
 
@@ -124,8 +140,10 @@ def trials_at_once(wanted: ResourcesConfig, there: Sequence[Node]) -> tuple[int,
     Raises:
         Mistake: as many as fit are asked for, and none does.
     """
-    fit = sum(fitting(wanted, node) for node in there)
+    fit = sum(fitting(wanted, node) for node in there) // wanted.workers
     a_trial = f"{wanted.cpus} CPUs and {wanted.accelerators:g} accelerators"
+    if wanted.workers > 1:
+        a_trial = f"{wanted.workers} times {a_trial}"
     if wanted.concurrent == "auto":
         if not fit:
             has = "; ".join(f"{node.name}: {node.cpus} CPUs, {node.accelerators:g} accelerators" for node in there)

@@ -14,6 +14,8 @@ from search.launch import resume as resume_search
 from search.launch import search as launch_search
 from search.record import best
 from search.settings import load
+from spaces.config import SearchConfig
+from spaces.mistakes import Mistake
 
 
 def check(options: argparse.Namespace) -> None:
@@ -27,6 +29,14 @@ def search(options: argparse.Namespace) -> None:
     path = Path(options.settings)
     console = Console.of_terminal()
     config = load(path, options.changes)
+    if options.dry_run is not None:
+        _dry_run(config, path.parent, options.dry_run, console)
+        return
+    if options.smoke:
+        from search.smoke import smoke
+
+        smoke(config, path.parent, address=options.address, console=console)
+        return
     try:
         found = launch_search(config, path.parent, address=options.address, console=console)
     except Interrupted:
@@ -38,10 +48,94 @@ def resume(options: argparse.Namespace) -> None:
     console = Console.of_terminal()
     found = find(options.search)
     try:
+        resume_search(
+            found,
+            address=options.address,
+            console=console,
+            changes=options.changes,
+            accept_code=options.accept_code_change,
+        )
+    except Interrupted:
+        _interrupted(console, found.path)
+    next_steps(console, found)
+
+
+def _dry_run(config: SearchConfig, base: Path, count: int, console: Console) -> None:
+    from search.dry_run import dry_run, line
+    from search.plan import plan
+
+    if count < 1:
+        raise Mistake(f"--dry-run {count}: expected 1 or more.")
+    with console.working("looking at the data"):
+        planned = plan(config, base, decoded=False)
+    trials = dry_run(planned, count)
+    console.print(*(line(trial) for trial in trials))
+    console.print(
+        f"{len(trials)} of {planned.config.budget.trials} trials, as they would be ordered before any has told a "
+        "result; nothing was run."
+    )
+
+
+def extend(options: argparse.Namespace) -> None:
+    from search.extension import extend as run
+
+    console, found = Console.of_terminal(), find(options.search)
+    with console.working("looking at the data") as progress:
+        changed = run(found, options.changes, progress)
+    console.print(*(f"Extended: {sentence}" for sentence in changed))
+    try:
         resume_search(found, address=options.address, console=console)
     except Interrupted:
         _interrupted(console, found.path)
     next_steps(console, found)
+
+
+def cancel(options: argparse.Namespace) -> None:
+    from search.cancellation import cancel as run
+
+    found, console = find(options.search), Console.of_terminal()
+    if run(found, options.number):
+        console.print(f"Trial {options.number} is cancelled.")
+    else:
+        console.print(f"The driver hasn't answered yet; trial {options.number} is cancelled as soon as it looks.")
+
+
+def ls(options: argparse.Namespace) -> None:
+    from search.folder import storage_folder
+    from search.listing import listing, table
+
+    storage = Path(options.storage) if options.storage else storage_folder()
+    found = listing(storage)
+    if options.json:
+        print(json.dumps([one.plain() for one in found], indent=1))
+    elif found:
+        Console.of_terminal().print(table(found))
+    else:
+        Console.of_terminal().print(f"No search lies in {storage.resolve()}.")
+
+
+def diff(options: argparse.Namespace) -> None:
+    from search.difference import difference, table
+
+    first, second = find(options.first), find(options.second)
+    found = difference(first, second)
+    console = Console.of_terminal()
+    if found:
+        console.print(table(found, options.first, options.second))
+    else:
+        console.print("Nothing differs.")
+
+
+def prune(options: argparse.Namespace) -> None:
+    from search.listing import readable
+    from search.pruning import prune as run
+
+    found, console = find(options.search), Console.of_terminal()
+    pruned = run(found, top=options.top, dry_run=options.dry_run)
+    for number, why in sorted(pruned.kept.items()):
+        console.print(f"kept: trial {number}: {why}")
+    verb = "would be freed" if options.dry_run else "freed"
+    console.print(f"{readable(pruned.freed)} {verb}: the checkpoints of {len(pruned.folders)} trials and jobs.")
 
 
 def _interrupted(console: Console, folder: Path) -> None:
@@ -111,6 +205,13 @@ def export(options: argparse.Namespace) -> None:
     from search.export import left_out
 
     console, found = Console.of_terminal(), find(options.search)
+    if options.bundle:
+        from search.bundle import bundle
+
+        if options.top is not None or options.per:
+            raise Mistake("export: --bundle holds every trial; leave --top and --per out.")
+        console.print(f"Bundle: {bundle(found, Path(options.bundle))}")
+        return
     for path, line in write(found, Path(options.output), top=options.top, per=options.per):
         console.print(f"{path}: {line}")
     if options.per == "backbone":
@@ -136,7 +237,7 @@ def final(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     from search.external import evaluate_external
-    from search.final import interval_text
+    from search.interval_text import interval_text
 
     console = Console.of_terminal()
     for path, result in evaluate_external(
@@ -144,6 +245,13 @@ def _evaluate(options: argparse.Namespace) -> None:
     ):
         shown = interval_text(result["shipped"])
         console.print(f"{result['model']}: {result['metric']} {shown} on {result['units']} units of the external set")
+        if calibrated := result["calibration"]:
+            brier = interval_text(calibrated["intervals"]["test_after"]["brier"])
+            error = calibrated["test_after"]["ece"]
+            console.print(
+                f"  at the model's own temperature {calibrated['temperature']:.3g}: Brier score {brier}"
+                + (f", expected calibration error {error:.4f}" if error is not None else "")
+            )
         console.print(f"  result: {path}")
 
 
@@ -155,10 +263,20 @@ def report(options: argparse.Namespace) -> None:
 
 
 def predict(options: argparse.Namespace) -> None:
+    from search.predict import describe, split_models
     from search.predict import predict as run
 
-    count = run(Path(options.model), [Path(p) for p in options.images], Path(options.output))
-    Console.of_terminal().print(f"{options.output}: probabilities of {count} images")
+    models, images = split_models([Path(p) for p in (options.model, *options.images)])
+    count, predictor = run(
+        models,
+        images,
+        Path(options.output),
+        per=options.per,
+        column=options.path,
+        root=Path(options.root) if options.root else None,
+    )
+    what = f"{count} images" if options.per is None else f"{count} by {options.per}"
+    Console.of_terminal().print(f"{options.output}: probabilities of {what}", f"  {describe(predictor)}")
 
 
 def sync(options: argparse.Namespace) -> None:

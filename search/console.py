@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.record import State, Trial, best
+from spaces.backbone import backbone
 
 if TYPE_CHECKING:
     from search.folder import SearchFolder
@@ -90,6 +91,9 @@ class Console:
                 f"Weights of {', '.join(random)} are RANDOM: "
                 "this shows how a search runs, not what a trained backbone can do."
             )
+        licences = [f"{name} {backbone(name).licence}" for name in config.backbones if name not in random]
+        if licences:
+            self.print(f"Licences of the weights: {', '.join(licences)}")
 
     def ended(self, study: Study, found: SearchFolder, driver: Driver) -> None:
         counts = state_counts(study.trials)

@@ -3,21 +3,30 @@ at thresholds that were fixed on validation. Plain data for a result file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 
-from trainables.calibration import calibration, operating_point
+from trainables.calibration import at_threshold, calibration, operating_point, quality, tempered
 from trainables.data.manifest import Task
 from trainables.data.units import Units
 from trainables.intervals import Interval, group_bootstrap, seed_interval
-from trainables.metrics import Undefined, by_class, summary
+from trainables.metrics import PROPER, Over, Undefined, by_class, summary
 from trainables.predictions import Predictions
 
 SPECIFICITY = 0.9  # that thresholds are to reach on validation
 SUBGROUP_RESAMPLES = 2_000
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What a finished model's card fixes."""
+
+    temperature: float | None
+    points: Sequence[Mapping[str, Any]] | None
+    """Operating points, as `evaluate` gave them at the final; a threshold of None is infinite."""
 
 
 def evaluate(
@@ -28,6 +37,8 @@ def evaluate(
     probabilities: np.ndarray,
     shipped: int,
     validation: Predictions | None,
+    over: Over = None,
+    frozen: Frozen | None = None,
 ) -> dict[str, Any]:
     """Results of one configuration.
 
@@ -37,32 +48,37 @@ def evaluate(
         probabilities: [S, U, C] of the seeds' models.
         shipped: number of the seed whose model ships.
         validation: what the shipped model predicted for the validation set; None where it learned from it.
+        over: numbers of the classes that the metric is averaged over; None is all.
+        frozen: temperature and thresholds that were fixed before, instead of fitting them on `validation`.
 
     Returns:
         `test` (expected over seeds), `shipped`, `classes`, `subgroups`; and `calibration` and `operating_points`, None
-        without a validation set.
+        where they weren't fixed.
     """
     truth, groups, classes = units.truth, units.groups, len(names)
     own = probabilities[shipped]
     return {
-        "test": _interval(lambda: seed_interval(metric, truth, probabilities, groups, classes=classes)),
-        "shipped": _interval(lambda: group_bootstrap(metric, truth, own, groups, classes=classes)),
+        "test": _interval(lambda: seed_interval(metric, truth, probabilities, groups, classes=classes, over=over)),
+        "shipped": _interval(lambda: group_bootstrap(metric, truth, own, groups, classes=classes, over=over)),
         "classes": [
             {"name": name, **asdict(of_class)}
             for name, of_class in zip(names, by_class(truth, own, classes), strict=True)
         ],
-        "subgroups": _subgroups(metric, units, own, classes),
-        "calibration": _calibrated(units, own, validation, classes) if validation else None,
+        "subgroups": _subgroups(metric, units, own, classes, over),
+        "calibration": _calibrated(units, own, validation, classes, over) if validation else None,
         "operating_points": _operating_points(names, units, own, validation) if validation else None,
+        **(_as_frozen(names, units, own, classes, over, frozen) if frozen else {}),
     }
 
 
-def metrics_of_seeds(units: Units, probabilities: np.ndarray, task: Task) -> list[dict[str, float | None]]:
+def metrics_of_seeds(
+    units: Units, probabilities: np.ndarray, task: Task, over: Over = None
+) -> list[dict[str, float | None]]:
     """Every metric of each seed's model, by probabilities [S, U, C]."""
-    return [summary(units.truth, of_seed, of_seed.shape[-1], task) for of_seed in probabilities]
+    return [summary(units.truth, of_seed, of_seed.shape[-1], task, over=over) for of_seed in probabilities]
 
 
-def _subgroups(metric: str, units: Units, probabilities: np.ndarray, classes: int) -> list[dict[str, Any]]:
+def _subgroups(metric: str, units: Units, probabilities: np.ndarray, classes: int, over: Over) -> list[dict[str, Any]]:
     """The metric within each value of each attribute, with counts; where it isn't defined there, why."""
     found = []
     for attribute, values in units.attributes.items():
@@ -76,6 +92,7 @@ def _subgroups(metric: str, units: Units, probabilities: np.ndarray, classes: in
                     probabilities[rows],
                     units.groups[rows],
                     classes=classes,
+                    over=over,
                     resamples=SUBGROUP_RESAMPLES,
                 )
 
@@ -84,16 +101,71 @@ def _subgroups(metric: str, units: Units, probabilities: np.ndarray, classes: in
     return found
 
 
-def _calibrated(units: Units, own: np.ndarray, validation: Predictions, classes: int) -> dict[str, Any] | None:
+def _calibrated(
+    units: Units, own: np.ndarray, validation: Predictions, classes: int, over: Over
+) -> dict[str, Any] | None:
     if len(np.unique(validation.groups)) < 2:
         return None
     try:
         found = calibration(
-            validation.truth, validation.probabilities, validation.groups, units.truth, own, classes=classes
+            validation.truth, validation.probabilities, validation.groups, units.truth, own, classes=classes, over=over
         )
     except Undefined:
         return None
-    return asdict(found)
+    return {**asdict(found), "intervals": _intervals_of_proper(units, own, found.temperature, classes, over)}
+
+
+def _intervals_of_proper(
+    units: Units, own: np.ndarray, temperature: float, classes: int, over: Over
+) -> dict[str, dict[str, Any]]:
+    """Of log loss and Brier score on the test, before and after the temperature. The calibration error has none: of few
+    rows it lies above its true value by more than it varies."""
+    several = units.truth.ndim == 2
+
+    def of(name: str, probabilities: np.ndarray) -> dict[str, Any]:
+        of_findings = over if several else None
+        return _interval(
+            lambda: group_bootstrap(name, units.truth, probabilities, units.groups, classes=classes, over=of_findings)
+        )
+
+    after = tempered(own, temperature, several=several)
+    return {
+        part: {name: of(name, probabilities) for name in PROPER}
+        for part, probabilities in (("test_before", own), ("test_after", after))
+    }
+
+
+def _as_frozen(
+    names: Sequence[str], units: Units, own: np.ndarray, classes: int, over: Over, frozen: Frozen
+) -> dict[str, Any]:
+    """`calibration` and `operating_points` with nothing fitted here; None where the model has none."""
+    found: dict[str, Any] = {"calibration": None, "operating_points": None}
+    if frozen.temperature is not None:
+        after = tempered(own, frozen.temperature, several=units.truth.ndim == 2)
+        found["calibration"] = {
+            "temperature": frozen.temperature,
+            "test_before": asdict(quality(units.truth, own, classes, over=over)),
+            "test_after": asdict(quality(units.truth, after, classes, over=over)),
+            "intervals": _intervals_of_proper(units, own, frozen.temperature, classes, over),
+        }
+    if frozen.points is not None:
+        found["operating_points"] = [_at_frozen(list(names), units, own, point) for point in frozen.points]
+    return found
+
+
+def _at_frozen(names: list[str], units: Units, own: np.ndarray, point: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's operating point, with what it comes to on these units."""
+    kept = {key: value for key, value in point.items() if key not in ("sensitivity", "specificity")}
+    if "undefined" in point:
+        return kept
+    threshold = np.inf if point["threshold"] is None else point["threshold"]
+    try:
+        sensitivity, specificity = at_threshold(
+            units.truth, own, units.groups, of_class=names.index(point["name"]), threshold=threshold
+        )
+    except Undefined as reason:
+        return {**kept, "undefined": str(reason)}
+    return {**kept, "sensitivity": asdict(sensitivity), "specificity": asdict(specificity)}
 
 
 def _operating_points(

@@ -5,12 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from search import places
 from search.console import what_is_trained
 from search.folder import SearchFolder, to_yaml
 from search.identity import code_digest
 from search.plan import cache_folder
 from search.record import State, Trial
-from spaces.config import FORMAT, DatasetConfig, Direction, ResourcesConfig, SearchConfig, TrialConfig
+from spaces.config import (
+    FORMAT,
+    ComparisonConfig,
+    DatasetConfig,
+    Direction,
+    Protocol,
+    ResourcesConfig,
+    SearchConfig,
+    TrialConfig,
+)
 from spaces.library import trial_config
 from spaces.mistakes import Mistake
 from spaces.strict import Strict, read_yaml
@@ -31,6 +41,10 @@ class Found(Strict):
     """Trials that the search was to run."""
     complete: int
     """Trials that it was the best of."""
+    folds: int = 1
+    """Above 1, `value` is the mean over that many folds, whose validation sets a final's isn't."""
+    protocol: Protocol = "own"
+    """`paper`: of a search by a paper's protocol, for comparison with its figures alone."""
 
 
 class Digests(Strict):
@@ -45,12 +59,14 @@ class Digests(Strict):
 
 
 class Export(Strict):
-    """`best.yaml`."""
+    """`best.yaml`, with its places (search.places)."""
 
     kind: Literal["medtune export"]
     format: int
     found: Found
     direction: Direction
+    comparison: ComparisonConfig = ComparisonConfig()
+    """As it was settled before the search."""
     config: TrialConfig
     dataset: DatasetConfig
     digests: Digests
@@ -103,9 +119,9 @@ def export(
             f"trial {data.found.trial} of {data.found.search}, {data.config.backbone}, "
             f"{data.config.metric} {data.found.value:.4f} on validation"
         )
-        write_text(
-            path, f"# Exported by medtune: {line}.\n# Run it: medtune final {path.name}\n{to_yaml(data.plain())}"
-        )
+        sent, own = places.divide(data.plain())
+        places.keep(path.parent, sent, own)
+        write_text(path, f"# Exported by medtune: {line}.\n# Run it: medtune final {path.name}\n{to_yaml(sent)}")
         written.append((path, line))
     return written
 
@@ -128,14 +144,14 @@ def read_export(path: Path) -> Export:
     """An exported configuration.
 
     Raises:
-        Mistake: not an export, of another format, or altered beyond use.
+        Mistake: not an export, of another format, altered beyond use, or sent here without its places.
     """
     data = read_yaml(path)
     if not isinstance(data, dict) or data.get("kind") != KIND:
         raise Mistake(f'{path}: is no exported configuration; make one with "medtune export NAME -o {path.name}".')
     if data.get("format") != FORMAT:
         raise Mistake(f"{path}: has format {data.get('format')}, this version reads {FORMAT}; export it again.")
-    return Export.parse(data, str(path))
+    return Export.parse(places.complete(path, data), str(path))
 
 
 def _export(
@@ -162,8 +178,11 @@ def _export(
             standard_error=trial.epochs[trial.done].standard_error,
             ordered=config.budget.trials,
             complete=complete,
+            folds=config.dataset.split.folds,
+            protocol=config.protocol,
         ),
         direction=direction,
+        comparison=config.comparison,
         config=chosen,
         dataset=config.dataset,
         digests=Digests(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from search.evaluation import evaluate, metrics_of_seeds
+from search.evaluation import Frozen, evaluate, metrics_of_seeds
 from search.ledger import NAME, Ledger
 from spaces.config import FORMAT, DatasetConfig
 from spaces.mistakes import Mistake
@@ -21,6 +21,7 @@ from trainables.data.readers import read
 from trainables.data.units import units_of
 from trainables.files import write_json
 from trainables.loop import predict
+from trainables.metrics import classes_numbered
 from trainables.model_folder import CARD, Trained, load_model, read_card
 from trainables.place import this_machine
 
@@ -39,13 +40,15 @@ def evaluate_external(
         For each model the file that was written into its final's folder, and the result.
 
     Raises:
-        Mistake: another task or other classes than the model's, data that can't be used, or a set that was opened.
+        Mistake: another task, other classes or other preprocessing than the model's, data that can't be used, or a set
+            that was opened.
     """
-    config = _dataset(dataset)
+    config, said = _dataset(dataset)
     loaded = [(folder, load_model(folder)) for folder in models]
     storage = models[0].resolve().parent
     manifest = read(config, storage / "external-cache", dataset.parent)
-    problems = [p for folder, trained in loaded for p in _differences(folder, trained, manifest)]
+    problems = [p for folder, trained in loaded for p in _seen_otherwise(folder, trained, said)]
+    problems += [p for folder, trained in loaded for p in _differences(folder, trained, manifest)]
     if problems:
         raise Mistake(*problems)
     _refuse_overlap(models[0], manifest)
@@ -58,19 +61,22 @@ def evaluate_external(
         pixels = open_many(manifest, [trained.pixels], storage / "external-cache")[0]
         place = this_machine()
         own = predict(trained.model, trained.config, part(manifest, pixels), place)[None]
-        metric = str(read_card(folder)["metric"])
+        card = read_card(folder)
+        metric, over = str(card["metric"]), classes_numbered(trained.config.classes_averaged, trained.classes)
+        frozen = Frozen(card["temperature"], card["operating_points"])
         result = {
             "format": FORMAT,
             "kind": "medtune external evaluation",
             "model": folder.name,
             "dataset": {"reader": config.reader, "digest": manifest.digest()},
             "metric": metric,
+            "classes_averaged": trained.config.plain()["classes_averaged"],
             "units": len(units),
             "groups": len(set(units.groups.tolist())),
             "opening": asdict(standing),
             "time": time.time(),
-            **evaluate(metric, manifest.task, manifest.classes, units, own, 0, None),
-            "metrics": metrics_of_seeds(units, own, manifest.task)[0],
+            **evaluate(metric, manifest.task, manifest.classes, units, own, 0, None, over, frozen),
+            "metrics": metrics_of_seeds(units, own, manifest.task, over)[0],
         }
         path = folder.parent / f"{folder.name}-external-{manifest.digest()[:8]}.json"
         write_json(path, result)
@@ -98,11 +104,27 @@ def _refuse_overlap(model: Path, manifest: Manifest) -> None:
         )
 
 
-def _dataset(path: Path) -> DatasetConfig:
+def _dataset(path: Path) -> tuple[DatasetConfig, dict[str, Any]]:
+    """The dataset's settings, and those that the file itself says."""
     data = read_yaml(path)
     if not isinstance(data, dict):
         raise Mistake(f"{path}: expected the settings of a dataset (reader, root, ...), found {type(data).__name__}.")
-    return DatasetConfig.parse(data.get("dataset", data), str(path))
+    config = DatasetConfig.parse(data.get("dataset", data), str(path))
+    return config, config.model_dump(mode="json", exclude_unset=True)
+
+
+def _seen_otherwise(folder: Path, trained: Trained, said: Mapping[str, Any]) -> list[str]:
+    """Settings that would show the model other images than it learned from. Its own preprocessing is used, so that one
+    that says otherwise is refused, not passed over."""
+    pixels, config = trained.pixels.plain(), trained.config.plain()
+    own = {**{name: pixels[name] for name in ("fit", "centre", "crop", "side")}, "policy": config["policy"]}
+    own["augmentation"] = config["augmentation"]
+    return [
+        f"--evaluate: {name}: is {said[name]}, but {folder.name} learned with {value}, and sees every image as it "
+        "learned to; leave the key out."
+        for name, value in own.items()
+        if said.get(name) is not None and said[name] != value
+    ]
 
 
 def _differences(folder: Path, trained: Trained, manifest: Manifest) -> list[str]:

@@ -12,7 +12,7 @@ from sklearn.metrics import confusion_matrix
 
 from spaces.config import FORMAT
 from spaces.mistakes import Mistake
-from trainables.metrics import predicted, undefined_reasons
+from trainables.metrics import Over, classes_numbered, predicted, undefined_reasons
 
 RESULT = "result.json"
 
@@ -76,11 +76,12 @@ def _read(file: Path) -> FinalResult:
     if format != FORMAT:
         raise Mistake(f"{where}: has format {format}, this version reads {FORMAT}; run the final anew.")
     names = tuple(result["counts"]["test"])
-    configurations = tuple(_configuration(file.parent, report, names) for report in result["configurations"])
+    over = classes_numbered(result.get("classes_averaged"), names)
+    configurations = tuple(_configuration(file.parent, report, names, over) for report in result["configurations"])
     return FinalResult(file.parent.name, result, configurations)
 
 
-def _configuration(folder: Path, report: dict[str, Any], names: tuple[str, ...]) -> Configuration:
+def _configuration(folder: Path, report: dict[str, Any], names: tuple[str, ...], over: Over) -> Configuration:
     file = folder / f"{report['name']}-test.npz"
     try:
         with np.load(file, allow_pickle=False) as saved:
@@ -102,5 +103,5 @@ def _configuration(folder: Path, report: dict[str, Any], names: tuple[str, ...])
     undefined: dict[str, str] = {}
     for run, p in zip(report["seeds"], probabilities, strict=True):
         if None in run["test"].values():
-            undefined = undefined_reasons(labels, p, len(names), "ordinal") | undefined
+            undefined = undefined_reasons(labels, p, len(names), "ordinal", over=over) | undefined
     return Configuration(report, tuple(classes), shipped, "", undefined)

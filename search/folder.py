@@ -18,11 +18,13 @@ from spaces.config import SearchConfig
 from spaces.mistakes import Mistake
 from spaces.strict import read_yaml
 from trainables.data.prepared import Prepared
+from trainables.files import write_text
 
 SETTINGS, DATA, LOG = "search.yaml", "data", "log.txt"
 HEADER = """\
 # Settings of this search, resolved. `medtune resume` reads them again: more trials, another time limit, other resources
-# may be written here; what changes the meaning of the search is refused.
+# may be written here, or given by `medtune resume NAME --set budget.trials=100`; what changes the meaning of the search
+# is refused.
 """
 
 
@@ -49,13 +51,18 @@ class SearchFolder:
         return Study.read(open_storage(self.path, config.study), config.name)
 
 
+def storage_folder() -> Path:
+    """Where searches are looked for by their names."""
+    return Path(os.environ.get("MEDTUNE_STORAGE", "runs"))
+
+
 def find(name_or_dir: str) -> SearchFolder:
     """A search by its folder, or by its name in `runs` or in the folder that MEDTUNE_STORAGE names.
 
     Raises:
         Mistake: there is none.
     """
-    storage = Path(os.environ.get("MEDTUNE_STORAGE", "runs"))
+    storage = storage_folder()
     for path in (Path(name_or_dir), storage / name_or_dir):
         if (path / SETTINGS).is_file() and (path / DATA).is_dir():
             return SearchFolder(path.resolve())
@@ -74,21 +81,37 @@ def create(plan: Plan, identity: dict[str, Any]) -> SearchFolder:
     """
     config, path = plan.config, plan.folder
     if path.exists():
-        raise Mistake(
-            f'there is a search "{config.name}" in {path.parent}; go on with it by "medtune resume {path}", '
-            "or choose another name."
-        )
+        raise _taken(config.name, path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{config.name}."))
     try:
         temporary.chmod(0o755)
         (temporary / SETTINGS).write_text(HEADER + to_yaml(config.plain()), encoding="utf-8")
         plan.prepared.save(temporary / DATA)
-        Study.create(open_storage(temporary, config.study), config.name, plan.direction, identity)
-        temporary.rename(path)
+        storage = open_storage(temporary, config.study)
+        study = Study.create(storage, config.name, plan.direction, identity)
+        try:
+            temporary.rename(path)
+        except BaseException as error:
+            storage.delete_study(study.study_id)  # in a database it would outlive its folder
+            if isinstance(error, OSError) and path.exists():  # another process was quicker
+                raise _taken(config.name, path) from None
+            raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return SearchFolder(path)
+
+
+def write_settings(found: SearchFolder, config: SearchConfig) -> None:
+    """The settings that a resume goes on with."""
+    write_text(found.path / SETTINGS, HEADER + to_yaml(config.plain()))
+
+
+def _taken(name: str, path: Path) -> Mistake:
+    return Mistake(
+        f'there is a search "{name}" in {path.parent}; go on with it by "medtune resume {path}", '
+        "or choose another name."
+    )
 
 
 def to_yaml(data: Any) -> str:

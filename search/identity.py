@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from importlib import metadata
+from collections.abc import Collection
+from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,14 @@ from spaces.config import FORMAT, SearchConfig
 from spaces.mistakes import Mistake
 
 PACKAGES = ("medtune", "torch", "timm", "ray", "optuna", "numpy", "scikit-learn")
+CODE = ("spaces", "trainables")  # packages that decide what a trial computes
+SHOWN = 10  # differences of a kind
 # The data are held by their digest wherever they lie, the record by being opened wherever it is.
 MAY_CHANGE = {
     "budget.trials",
     "budget.hours",
+    "budget.device_hours",
+    "tags",
     "resources",
     "mlflow",
     "cache",
@@ -43,6 +48,7 @@ def identity(plan: Plan) -> dict[str, Any]:
         "counts": counts(plan),
         "weights": {name: weights_identity(config, name) for name in config.backbones},
         "code": code_digest(),
+        "files": code_files(),
         "versions": {package: metadata.version(package) for package in PACKAGES},
         "first": plan.first,
     }
@@ -60,39 +66,111 @@ def counts(plan: Plan) -> dict[str, dict[str, int]]:
 
 def meaning(config: SearchConfig) -> dict[str, Any]:
     """The settings that may not change while a search is continued, by their dotted names."""
-    flat = _flatten(config.plain())
+    flat = flatten(config.plain())
     return {k: v for k, v in flat.items() if k not in MAY_CHANGE and k.split(".")[0] not in MAY_CHANGE}
 
 
-def refuse_changes(recorded: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What a person should know before going on: other code, other versions.
+def refuse_changes(
+    recorded: dict[str, Any], now: dict[str, Any], accepted: Collection[str] = (), *, accept_code: bool = False
+) -> list[str]:
+    """What a person should know before going on: accepted changes of the code, other versions.
+
+    Args:
+        recorded: the identity that the search was started with.
+        now: the identity that it would be started with now.
+        accepted: digests of other code that was accepted before.
+        accept_code: whether the code as it is now is accepted.
 
     Raises:
         Mistake: what the search means has changed since it was started, with each difference.
     """
-    before, after = recorded["settings"], now["settings"]
+    code = code_differences(recorded, now)
+    allowed = accept_code or now["code"] in accepted
     differences = [
-        f"{key}: was {before.get(key)!r}, is {after.get(key)!r}"
-        for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key)
+        *settings_differences(_with_new(recorded["settings"], now["settings"]), now["settings"]),
+        *_digests_differences(recorded, now),
     ]
-    words = {"format": "the format of the record", "data": "the data", "split": "the split", "weights": "the weights"}
-    differences += [f"{name} changed" for key, name in words.items() if recorded[key] != now[key]]
-    if differences:
-        raise Mistake(
-            *(
-                f"resume: {difference}; a continued search may not change it. Undo it, or search under another name."
-                for difference in differences
-            )
+    sentences = [
+        f"resume: {difference}; a continued search may not change it. Undo it, or search under another name."
+        for difference in differences
+    ]
+    if code and not allowed:
+        sentences.append(
+            f"resume: the code of trials has changed ({code}), so that new trials may not be comparable with earlier "
+            "ones. Take the code that the search was started with, or, where the change can't alter a result, go on "
+            "with --accept-code-change."
         )
+    if sentences:
+        raise Mistake(*sentences)
     notices = [
         f"{package} is {now['versions'][package]}, the search was started with {version}: values may differ."
         for package, version in recorded["versions"].items()
         if now["versions"].get(package) != version
     ]
-    if recorded["code"] != now["code"]:
-        notices.append("The code has changed since the search was started: values may differ.")
+    if code:
+        notices.append(f"The code of trials has changed since the search was started, which was accepted: {code}.")
     return notices
+
+
+def _with_new(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """The settings before, with those that came with other code since and have their defaults."""
+    anything = {"name": "a", "dataset": {"reader": "folder", "root": "a"}, "backbones": ["a"]}
+    defaults = flatten(SearchConfig.parse(anything, "defaults").plain())
+    absent = object()
+    return {k: v for k, v in after.items() if defaults.get(k, absent) == v} | before
+
+
+def settings_differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """What differs between two searches' meanings, one setting each."""
+    return [
+        f"{key}: was {before.get(key)!r}, is {after.get(key)!r}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    ]
+
+
+def _digests_differences(recorded: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs besides the settings."""
+    found = []
+    if recorded["format"] != now["format"]:
+        found.append(f"the record's format: was {recorded['format']}, is {now['format']}")
+    for name, weights in recorded["weights"].items():
+        is_now = now["weights"].get(name, weights)  # another list of backbones is told as a setting
+        if is_now != weights:
+            found.append(f"the weights of {name}: were {_short(weights)}, are {_short(is_now)}")
+    parts = [
+        f"{part} had {had} images of class {label}, has {has}"
+        for part, counts in recorded["counts"].items()
+        for label in sorted(counts.keys() | now["counts"][part].keys())
+        if (had := counts.get(label, 0)) != (has := now["counts"][part].get(label, 0))
+    ]
+    shown = f" ({'; '.join(parts[:SHOWN])}{f'; and {len(parts) - SHOWN} more' if len(parts) > SHOWN else ''})"
+    for key, what in (("data", "the data (images, labels or groups)"), ("split", "the split")):
+        if recorded[key] != now[key]:
+            digests = f"were {_short(recorded[key])}, are {_short(now[key])}"
+            found.append(f"{what}: {digests}{shown if parts else ', with as many images of each class'}")
+    return found
+
+
+def _short(digest: str) -> str:
+    """Of a digest, enough to tell it from others."""
+    kind, separator, value = digest.rpartition(":")
+    return f"{kind}{separator}{value[:12]}"
+
+
+def code_differences(recorded: dict[str, Any], now: dict[str, Any]) -> str:
+    """Files of the code of trials that differ; empty where none does."""
+    if recorded["code"] == now["code"]:
+        return ""
+    before, after = recorded.get("files", {}), now["files"]
+    files = [
+        f"{name} is {'new' if name not in before else 'gone' if name not in after else 'other'}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    ]
+    if not before or not files:
+        return f"digest {_short(recorded['code'])} before, {_short(now['code'])} now"
+    return ", ".join(files[:SHOWN]) + (f" and {len(files) - SHOWN} more files" if len(files) > SHOWN else "")
 
 
 def weights_identity(config: SearchConfig, name: str) -> str:
@@ -105,15 +183,26 @@ def weights_identity(config: SearchConfig, name: str) -> str:
 
 
 def code_digest() -> str:
-    """Of the sources that decide what a trial computes: spaces and trainables."""
-    return sources_digest(("spaces", "trainables"))
+    """Of the sources that decide what a trial computes."""
+    return sources_digest(CODE)
 
 
-def _flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def code_files() -> dict[str, str]:
+    """Of each of these sources, by its place in the project, enough of its SHA-256 to say which one has changed."""
+    found = {}
+    for package in CODE:
+        root = Path(str(resources.files(package)))
+        for file in sorted((*root.rglob("*.py"), *root.rglob("*.yaml"))):
+            found[f"{package}/{file.relative_to(root)}"] = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+    return found
+
+
+def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by their dotted names."""
     flat: dict[str, Any] = {}
     for key, value in data.items():
         if isinstance(value, dict) and value:
-            flat |= _flatten(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value
     return flat

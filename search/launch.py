@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,17 +17,20 @@ from search import folder as folders
 from search.cluster import check_address
 from search.cluster import connect as connect
 from search.console import Console, View, chatter_to
-from search.folder import SearchFolder
-from search.identity import identity, refuse_changes
+from search.folder import SETTINGS, SearchFolder
+from search.identity import MAY_CHANGE, identity, meaning, refuse_changes, settings_differences
 from search.plan import Plan, plan
 from search.preflight import preflight
 from search.record import Trial
 from search.sampler import Comparing, Sampler, sampler_of
+from search.settings import load
 from search.study import JOURNAL, Study, only_writer, open_storage, repair_journal
-from spaces.config import Direction, SearchConfig
+from search.tracking import reachable, start_mirror
+from spaces.config import Direction, ResourcesConfig, SearchConfig
 from spaces.dimensions import Space
 from spaces.library import trial_config
 from spaces.mistakes import Mistake
+from spaces.strict import digest
 from trainables.files import write_json
 from trainables.prefix import activation_budget
 
@@ -78,8 +80,17 @@ def search(
     console = console or Console.silent()
     if address is not None:
         check_address(address)
+    if config.mlflow not in ("off", "local"):
+        reachable(config.mlflow)  # before the data, which may take minutes
     with console.working("looking at the data") as progress:
         planned = plan(config, base, cluster=address is not None, progress=progress)
+    return start(planned, address=address, console=console, make_sampler=make_sampler)
+
+
+def start(
+    planned: Plan, *, address: str | None, console: Console, make_sampler: MakeSampler = sampler_of
+) -> SearchFolder:
+    """As `search`, of what was planned."""
     found = folders.create(planned, identity(planned))
     console.started(planned, found.path)
     try:
@@ -91,19 +102,36 @@ def search(
     return found
 
 
-def resume(found: SearchFolder, *, address: str | None = None, console: Console | None = None) -> SearchFolder:
+def resume(
+    found: SearchFolder,
+    *,
+    address: str | None = None,
+    console: Console | None = None,
+    changes: Sequence[str] = (),
+    accept_code: bool = False,
+) -> SearchFolder:
     """Goes on with a search: finished trials stay, unfinished ones continue from their newest checkpoint.
+
+    Args:
+        changes: settings like `budget.trials=100`, kept for later resumes too.
+        accept_code: go on though the code of trials isn't that which the search was started with.
 
     Raises:
         Mistake: what the search means has changed, or another process runs it.
         Interrupted: by Ctrl-C.
     """
+    config = load(found.path / SETTINGS, changes)
+    if changed := settings_differences(meaning(found.config()), meaning(config)):
+        raise Mistake(
+            *(f"--set: {difference}; a continued search may not change it." for difference in changed),
+            f"--set: a resume may change {', '.join(sorted(MAY_CHANGE))}.",
+        )
     console = console or Console.silent()
     if address is not None:
         check_address(address)
     with console.working("looking at the data") as progress:
-        planned = plan(found.config(), found.path, cluster=address is not None, going_on=True, progress=progress)
-    _run(found, planned, address, console)
+        planned = plan(config, found.path, cluster=address is not None, going_on=True, progress=progress)
+    _run(found, planned, address, console, accept_code=accept_code, keep=bool(changes))
     return found
 
 
@@ -113,24 +141,41 @@ def _run(
     address: str | None,
     console: Console,
     make_sampler: MakeSampler = sampler_of,
+    accept_code: bool = False,
+    keep: bool = False,
 ) -> None:
+    """
+    Args:
+        accept_code: as for `resume`.
+        keep: write the settings into the search's folder.
+    """
     config = planned.config
     with only_writer(found.path):
         torn = repair_journal(found.path / JOURNAL)
         if torn:
             console.print(f"The record ended in half a line, which was cut off and kept in {torn.name}.")
         study = Study.open(open_storage(found.path, config.study), config.name)
-        for notice in refuse_changes(study.identity, identity(planned)):
-            console.print(notice)
+        now, accepted = identity(planned), {change["code"] for change in study.accepted}
+        console.print(*refuse_changes(study.identity, now, accepted, accept_code=accept_code))
+        if config.budget.trials < len(study.trials) and keep:
+            raise Mistake(
+                f"--set budget.trials={config.budget.trials}: the record has {len(study.trials)} trials already; "
+                "give their number, for no further ones, or more."
+            )
+        if now["code"] not in (study.identity["code"], *accepted):
+            study.accept_code(now["code"])
+        if keep:
+            folders.write_settings(found, config)
         sampler = make_sampler(config, planned.space, planned.direction, study.trials)
         started = time.perf_counter()
         with chatter_to(found.log):
             from search.scheduler import Driver
-            from trainables.job import halt
+            from trainables.trials import halt
 
+            _take_back_full_disk(found, study.trials)
             tracked = time.perf_counter()
             if config.mlflow != "off":
-                _start_mirror(found)
+                start_mirror(found.path)
             tracking = time.perf_counter() - tracked
             driver = Driver(
                 config,
@@ -140,7 +185,8 @@ def _run(
                 study.identity["first"],
                 _orders(found, planned),
                 partial(halt, found.path),
-                _group(planned),
+                group_size(planned),
+                found.path,
             )
             with View(driver, console):
                 _drive(driver, found, planned, address, console)
@@ -163,19 +209,18 @@ def _drive(driver: Any, found: SearchFolder, planned: Plan, address: str | None,
     from ray import tune
 
     from search.scheduler import RecordScheduler, RecordSearcher
-    from trainables.job import run_job
 
     resources = planned.config.resources
     with console.working("starting Ray" if address is None else f"connecting to {address}"):
         connect(ray, address)
-    try:
+    with _graceful_signals(driver, console), _shut_down_after(ray, found):
         concurrent = planned.concurrent
         if address is not None:
             with console.working("looking at the cluster's nodes"):
                 concurrent, notices = preflight(ray, planned, found.path)
             console.print(*notices)
         tuner = tune.Tuner(
-            tune.with_resources(run_job, {"cpu": resources.cpus, "gpu": resources.accelerators}),
+            _trainable(tune, resources),
             tune_config=tune.TuneConfig(
                 search_alg=RecordSearcher(driver),
                 scheduler=RecordScheduler(driver),
@@ -186,25 +231,55 @@ def _drive(driver: Any, found: SearchFolder, planned: Plan, address: str | None,
                 trial_dirname_creator=lambda trial: trial.config["job"],
             ),
             run_config=tune.RunConfig(
-                name="tune",
+                name=_experiment(found),
                 storage_path=str(found.path / "ray"),
                 failure_config=tune.FailureConfig(max_failures=DEATHS),
                 verbose=0,
             ),
         )
-        with _graceful_signals(driver, console):
+        try:
             tuner.fit()
+        except Exception:
+            if driver.failure:  # which Tune has wrapped
+                raise driver.failure from None
+            raise
+
+
+def _trainable(tune: Any, resources: ResourcesConfig) -> Any:
+    """What runs a job: in an actor of its own; with several workers from one that holds next to nothing (Ray takes no
+    empty request), since Ray Train asks for what they need."""
+    from trainables.job import run_job, run_job_in_group
+
+    if resources.workers > 1:
+        return tune.with_resources(run_job_in_group, {"cpu": 0, "memory": 1})
+    return tune.with_resources(run_job, {"cpu": resources.cpus, "gpu": resources.accelerators})
+
+
+@contextmanager
+def _shut_down_after(ray: Any, found: SearchFolder) -> Iterator[None]:
+    session = Path(ray._private.worker.global_worker.node.get_session_dir_path())
+    try:
+        yield
     finally:
         ray.shutdown()
         shutil.rmtree(found.path / "ray", ignore_errors=True)
+        for left in (session / "artifacts").glob(f"*/{_experiment(found)}"):  # Tune's own copies of orders and errors
+            shutil.rmtree(left, ignore_errors=True)
 
 
-def _group(planned: Plan) -> int:
+def _experiment(found: SearchFolder) -> str:
+    """What Tune calls the search: two at once on a cluster, of one name in two storages, don't share it."""
+    return f"tune-{digest(str(found.path))[:12]}"
+
+
+def group_size(planned: Plan) -> int:
     """How many head-only trials one job takes: not so many that the sampler learns nothing or that actors stand idle.
 
     One where deeper training is searched too: companions would take trials of the budget from it.
     """
     if planned.config.protocol == "paper":  # its trials keep their best epoch, which a pass doesn't
+        return 1
+    if planned.config.resources.workers > 1:
         return 1
     if len(planned.prepared.folds) > 1 or set(planned.space.offered("trained_blocks")) != {0}:
         return 1
@@ -239,21 +314,22 @@ def _orders(found: SearchFolder, planned: Plan) -> Any:
             "activations": activations,
             "threads": config.resources.cpus,
             "accelerators": config.resources.accelerators,
+            "workers": config.resources.workers,
+            "hang": config.resources.hang * 60,
         }
 
     return order
 
 
-def _start_mirror(found: SearchFolder) -> None:
-    """MLflow's mirror of the record, in a process of its own that outlives this one until it is up to date."""
-    with (found.path / "mlflow.log").open("ab") as log:
-        subprocess.Popen(
-            [sys.executable, "-m", "search.cli", "sync", str(found.path), "--follow"],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+def _take_back_full_disk(found: SearchFolder, trials: Sequence[Trial]) -> None:
+    """Lets trials go on that ended for want of room before their end came into the record."""
+    from search.scheduler import says_full_disk
+    from trainables.trials import END, trial_folder
+
+    for trial in trials:
+        end = trial_folder(found.path, trial.number) / END
+        if not trial.state.terminal and end.exists() and says_full_disk(json.loads(end.read_text())["end"]["cause"]):
+            end.unlink()
 
 
 @contextmanager
@@ -262,7 +338,8 @@ def _graceful_signals(driver: Any, console: Console) -> Iterator[None]:
 
     def stop(number: int, frame: Any) -> None:
         if driver.stopping.is_set():
-            raise KeyboardInterrupt
+            console.rich.show_cursor()
+            os._exit(128 + number)  # as a kill, after which Ray ends by itself and the record goes on
         driver.stopping.set()
         console.print(
             "Stopping; a resume continues the trials from their newest checkpoints. Once more to stop at once."

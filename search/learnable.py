@@ -20,7 +20,7 @@ from scipy import integrate, stats
 from trainables.data.manifest import Task
 from trainables.data.units import Scored, Units
 from trainables.grouped import GroupedMetric, grouped_metric
-from trainables.metrics import Undefined, compute
+from trainables.metrics import Over, Undefined, compute
 from trainables.resampling import FEW_GROUPS
 
 SKILL = 0.8
@@ -59,7 +59,9 @@ class Learnable:
         return self.optimism is not None and self.optimism > WORTH
 
 
-def learnable(metric: str, units: Units, classes: int, task: Task, trials: int, seed: int = 0) -> Learnable:
+def learnable(
+    metric: str, units: Units, classes: int, task: Task, trials: int, seed: int = 0, over: Over = None
+) -> Learnable:
     """What `trials` configurations can be told apart by on these units. Takes seconds for 40,000 of them.
 
     Args:
@@ -67,6 +69,7 @@ def learnable(metric: str, units: Units, classes: int, task: Task, trials: int, 
         units: of the validation set; U of them.
         classes: number of classes or findings.
         trials: that the search may run.
+        over: as for `trainables.metrics.compute`.
     """
     names, group = np.unique(units.groups, return_inverse=True)
     found = Learnable(len(units), len(names), trials)
@@ -74,8 +77,10 @@ def learnable(metric: str, units: Units, classes: int, task: Task, trials: int, 
         return Learnable(**{**vars(found), "reason": "all of it is of one group"})
     generator = np.random.default_rng(seed)
     try:
-        skilled = _strength(metric, units.truth, group, classes, task, generator)
-        variances = [_variances(metric, units.truth, group, classes, task, skilled, generator) for _ in range(REPEATS)]
+        skilled = _strength(metric, units.truth, group, classes, task, generator, over)
+        variances = [
+            _variances(metric, units.truth, group, classes, task, skilled, generator, over) for _ in range(REPEATS)
+        ]
     except Undefined as reason:
         return Learnable(**{**vars(found), "reason": str(reason)})
     of_one, of_difference = np.mean(variances, axis=0)
@@ -111,7 +116,7 @@ def few_groups(by_class: Mapping[str, Scored]) -> dict[str, int]:
 
 def _variances(
     metric: str, truth: np.ndarray, group: np.ndarray, classes: int, task: Task, strength: float,
-    generator: np.random.Generator,
+    generator: np.random.Generator, over: Over = None,
 ) -> tuple[float, float]:  # fmt: skip
     """Jackknifed variances of one configuration's value, and of the difference between two."""
     shape, groups = (len(truth), classes), int(group.max()) + 1
@@ -120,7 +125,7 @@ def _variances(
     for _ in range(2):
         noise = math.sqrt(SHARED) * common + math.sqrt(1 - SHARED) * _noise(shape, group, generator)
         predictions = _predictions(truth, noise, classes, task, strength)[None]
-        of_groups: GroupedMetric = grouped_metric(metric, truth, predictions, group, classes)
+        of_groups: GroupedMetric = grouped_metric(metric, truth, predictions, group, classes, over=over)
         left_out.append(of_groups.without_each())
     one, other = left_out
     with np.errstate(invalid="ignore"):
@@ -128,14 +133,15 @@ def _variances(
 
 
 def _strength(
-    metric: str, truth: np.ndarray, group: np.ndarray, classes: int, task: Task, generator: np.random.Generator
-) -> float:
+    metric: str, truth: np.ndarray, group: np.ndarray, classes: int, task: Task, generator: np.random.Generator,
+    over: Over = None,
+) -> float:  # fmt: skip
     """Signal over noise at which the metric is `SKILL`."""
     noise = _noise((len(truth), classes), group, generator)
     low, high = 1 / STRONGEST, STRONGEST
     for _ in range(BISECTIONS):
         middle = math.sqrt(low * high)
-        if compute(metric, truth, _predictions(truth, noise, classes, task, middle), classes) < SKILL:
+        if compute(metric, truth, _predictions(truth, noise, classes, task, middle), classes, over=over) < SKILL:
             low = middle
         else:
             high = middle

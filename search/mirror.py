@@ -6,7 +6,7 @@ has to be remembered elsewhere. Only what search/disclosure.py allows is sent.
 
 from __future__ import annotations
 
-import os
+import json
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -14,25 +14,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
-
 from search.disclosure import NAME, SearchFacts, public_cause, public_label, public_value
+from search.mlflow_store import connect as connect
+from search.mlflow_store import experiment_of
+from search.note import note
 from search.record import State, Trial
+from trainables.card import README
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
-EXPERIMENT = "medtune"
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # opens on training runs, not on traces
+    from search.registry import FinalModel
+
 SEARCH_TAG, TRIAL_TAG, STATE_TAG = "medtune.search", "medtune.trial", "medtune.state"
+MODEL_TAG, FILES_TAG, VERSION_TAG = "medtune.model", "medtune.files", "medtune.version"
 PARENT_TAG, NOTE_TAG = "mlflow.parentRunId", "mlflow.note.content"
+CURVES, CURVES_TAG = "best", "medtune.curves_of"
 BATCH = 900  # metrics a call; MLflow takes 1000 metrics, parameters and tags together
-MLFLOW_SETTINGS = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # a repeated create_run would make a second run; we look for it first
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-}
 
 
 @dataclass
@@ -59,12 +58,16 @@ class _Mirrored:
 class Mirror:
     """One search in one MLflow. Of several processes only one may have it at a time (`only_mirror`)."""
 
-    def __init__(self, tracking_uri: str, search: SearchFacts) -> None:
-        self.uri, self.search = tracking_uri, search
+    def __init__(self, tracking_uri: str, search: SearchFacts, folder: Path | None = None) -> None:
+        """
+        Args:
+            folder: of the search, whose finals' models and best trial's curves are sent, too; None sends no files.
+        """
+        self.uri, self.search, self.folder = tracking_uri, search, folder
         self._client: MlflowClient | None = None
         self._experiment = ""
         self._runs: dict[str, _Mirrored] | None = None
-        """By trial's tag; the parent's is the empty one."""
+        """By trial's tag, or model's; the parent's is the empty one."""
 
     def update(self, trials: list[Trial], *, driven: bool = True) -> None:
         """Brings MLflow up to date; repeating it changes nothing.
@@ -91,13 +94,14 @@ class Mirror:
             self._client = connect(self.uri)
         client = self._client
         if self._runs is None:
-            self._experiment = _experiment(client, self.uri)
+            self._experiment = experiment_of(client, self.uri)
             self._runs = self._find(client)
         started = min((t.started for t in trials), default=time.time())
         parent = self._run(client, "", f"search {self.search.name}", started, {})
         for trial in trials:
             self._update_trial(client, parent, trial, driven)
         self._update_parent(client, parent, trials, driven)
+        self._update_models(client, parent)
 
     def _find(self, client: MlflowClient) -> dict[str, _Mirrored]:
         found: dict[str, list[Run]] = {}
@@ -106,7 +110,7 @@ class Mirror:
             where = f"tags.`{SEARCH_TAG}` = '{self.search.identifier}'"
             page = client.search_runs([self._experiment], where, page_token=token)
             for run in page:
-                found.setdefault(run.data.tags.get(TRIAL_TAG, ""), []).append(run)
+                found.setdefault(run.data.tags.get(TRIAL_TAG) or run.data.tags.get(MODEL_TAG, ""), []).append(run)
             token = page.token or ""
         runs = {}
         for tag, same in found.items():
@@ -168,6 +172,12 @@ class Mirror:
         if trial.ended is not None:
             yield "value", trial.value, trial.ended, trial.done
             yield "seconds", trial.seconds, trial.ended, trial.done
+            yield "device_hours", self._device_hours(trial), trial.ended, trial.done
+
+    def _device_hours(self, trial: Trial) -> float:
+        """Hours in epochs times the accelerators, or else the CPUs, that a trial occupies."""
+        accelerators, cpus = (float(self.search.settings.get(f"resources.{k}", 0)) for k in ("accelerators", "cpus"))
+        return trial.seconds * (accelerators or cpus) / 3600
 
     def _update_parent(self, client: MlflowClient, parent: _Mirrored, trials: list[Trial], driven: bool) -> None:
         search, ended = self.search, [t for t in trials if t.state.terminal]
@@ -182,6 +192,7 @@ class Mirror:
             f"medtune.images.{part}": ", ".join(f"{public_label(str(label))}: {n}" for label, n in of_class.items())
             for part, of_class in search.counts.items()
         }
+        hours = sum(map(self._device_hours, trials))
         tags = {
             "medtune.metric": f"{search.metric} ({search.direction})",
             "medtune.backbones": public_value(search.backbones),
@@ -192,11 +203,14 @@ class Mirror:
             **{f"medtune.version.{package}": public_value(version) for package, version in search.versions.items()},
             **{f"medtune.setting.{name}": value for name, value in search.settings.items()},
             **{f"medtune.trials.{state}": str(count) for state, count in counts.items()},
-            NOTE_TAG: self._note(counts, winner, driven),
+            "medtune.device_hours": f"{hours:.3f}",
+            NOTE_TAG: note(search, counts, winner, driven, hours, [model.line() for model in self._finals()]),
         }
         self._send_tags(client, parent, tags)
         if search.data_digest and not parent.has_dataset:
             self._send_dataset(client, parent)
+        if not driven:
+            self._send_curves(client, parent, winner)
         if driven:
             status = "RUNNING"
         elif counts[State.RUNNING]:
@@ -206,25 +220,60 @@ class Mirror:
             status = "FAILED" if ended and failed == len(ended) else "FINISHED"
         self._send_status(client, parent, status, max((t.ended or 0.0 for t in ended), default=time.time()))
 
-    def _note(self, counts: dict[str, int], winner: Trial | None, driven: bool) -> str:
-        """How the search goes, as Markdown."""
-        name, ordered = self.search.name, self.search.settings.get("budget.trials", "?")
-        ended = sum(n for state, n in counts.items() if state != State.RUNNING)
-        called = {str(State.RUNNING): str(State.RUNNING) if driven else "unfinished"}
-        states = ", ".join(f"{n} {called.get(state, state)}" for state, n in counts.items() if n) or "none yet"
-        lines = [f"**{name}**: {ended} of {ordered} trials ended ({states})."]
-        if winner is None:
-            lines.append("No complete trial yet.")
-        else:
-            what = ", ".join(f"{k} {public_value(v)}" for k, v in winner.point.items() if NAME.fullmatch(k))
-            lines.append(f"Best so far: trial {winner.number}, {self.search.metric} {winner.value:.4f}: {what}.")
-        unfinished = not driven and (counts[State.RUNNING] or (ordered.isdigit() and ended < int(ordered)))
-        commands = {"look": f"medtune status {name}"}
-        if unfinished:
-            commands["go on"] = f"medtune resume {name}"
-        elif not driven:
-            commands["export"] = f"medtune export {name} -o best.yaml"
-        return "\n\n".join([*lines, *(f"To {what}: `{command}`" for what, command in commands.items())])
+    def _update_models(self, client: MlflowClient, parent: _Mirrored) -> None:
+        """A run for each model of a final, with its files and a version in the registry.
+
+        A version that somebody has deleted is not made again.
+        """
+        for model in self._finals():
+            from search.registry import register, send_files
+
+            tag = f"{self.search.identifier}:{model.digest[:12]}"
+            tags = {MODEL_TAG: tag, PARENT_TAG: parent.run_id}
+            run = self._run(client, tag, f"final {model.name}", model.written, tags)
+            if run.status == "FINISHED":
+                continue
+            metrics = [(key, value, model.written, 0) for key, value in model.metrics().items()]
+            self._send_metrics(client, run, metrics, model.params())
+            about = {"medtune.opening": model.card["opening"], "medtune.data_digest": self.search.data_digest}
+            if not model.public:
+                about[NOTE_TAG] = "The model itself is withheld: names of its classes look like paths."
+            else:
+                about[NOTE_TAG] = model.description()
+                if run.tags.get(FILES_TAG) != "sent":
+                    send_files(client, run.run_id, model)
+                    self._send_tags(client, run, {FILES_TAG: "sent"})
+                if VERSION_TAG not in run.tags:
+                    self._send_tags(client, run, {VERSION_TAG: register(client, run.run_id, model, self.search.name)})
+            self._send_tags(client, run, about)
+            self._send_status(client, run, "FINISHED", model.written)
+
+    def _send_curves(self, client: MlflowClient, parent: _Mirrored, winner: Trial | None) -> None:
+        """Pictures of the best trial on validation; of one whose predictions were pruned, none."""
+        if self.folder is None or winner is None or not (self.folder / "trials").is_dir():
+            return
+        if parent.tags.get(CURVES_TAG) == str(winner.number):
+            return
+        from search.curves import draw_curves
+        from trainables.predictions import Predictions
+        from trainables.trials import PREDICTIONS, trial_folder
+
+        try:
+            predictions = Predictions.load(trial_folder(self.folder, winner.number) / PREDICTIONS)
+        except (OSError, ValueError, KeyError):
+            return
+        with tempfile.TemporaryDirectory() as temporary:
+            title = f"Trial {winner.number} of {self.search.name}, validation"
+            for file in draw_curves(Path(temporary), predictions, list(self.search.counts["train"]), title):
+                client.log_artifact(parent.run_id, str(file), CURVES)
+        self._send_tags(client, parent, {CURVES_TAG: str(winner.number)})
+
+    def _finals(self) -> Iterator[FinalModel]:
+        """Models of finals; their code is loaded where there are any."""
+        if self.folder is not None and any(self.folder.glob(f"*/model-*/{README}")):
+            from search.registry import final_models
+
+            yield from final_models(self.folder)
 
     def _send_metrics(
         self,
@@ -273,7 +322,13 @@ class Mirror:
         from mlflow.entities import Dataset, DatasetInput
 
         name, mark = self.search.settings.get("dataset.reader", "dataset"), self.search.data_digest[:36]
-        client.log_inputs(parent.run_id, [DatasetInput(Dataset(name, mark, source_type="medtune", source="withheld"))])
+        counts = {
+            part: {public_label(str(label)): n for label, n in of_class.items()}
+            for part, of_class in self.search.counts.items()
+        }
+        profile = json.dumps({"images by class": counts})
+        dataset = Dataset(name, mark, source_type="medtune", source="withheld", profile=profile)
+        client.log_inputs(parent.run_id, [DatasetInput(dataset)])
         parent.has_dataset = True
 
 
@@ -296,50 +351,3 @@ def _better(best: Trial | None, trial: Trial, direction: str) -> Trial | None:
     if best is None or best.value is None:
         return trial
     return trial if (trial.value > best.value if direction == "maximize" else trial.value < best.value) else best
-
-
-def connect(uri: str) -> MlflowClient:
-    """A client of the MLflow at a tracking URI; a SQLite store that isn't there is made."""
-    os.environ.update(MLFLOW_SETTINGS)
-    from mlflow.tracking import MlflowClient
-
-    if uri.startswith("sqlite:///"):
-        _make_store(Path(uri.removeprefix("sqlite:///")).absolute())
-    return MlflowClient(tracking_uri=uri)
-
-
-def _make_store(path: Path) -> None:
-    """A SQLite store, there whole or not at all. MLflow makes its tables step by step: two processes that do so at
-    once, or one that is killed meanwhile, leave a store that can't be opened again (seen with 3.17.2)."""
-    from mlflow.tracking import MlflowClient
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(path.name + ".lock")):
-        if not path.exists():
-            with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as temporary:
-                made = Path(temporary) / path.name
-                MlflowClient(tracking_uri=f"sqlite:///{made}").search_experiments(max_results=1)
-                made.rename(path)
-
-
-def _experiment(client: MlflowClient, uri: str) -> str:
-    """Identifier of the experiment, made or restored where needed; two processes may do so at once."""
-    from mlflow.exceptions import MlflowException
-
-    found = client.get_experiment_by_name(EXPERIMENT)
-    if found is None:
-        place = artifacts(uri).as_uri() if uri.startswith("sqlite:///") else None
-        try:
-            return client.create_experiment(EXPERIMENT, artifact_location=place, tags=EXPERIMENT_TAGS)
-        except MlflowException:
-            found = client.get_experiment_by_name(EXPERIMENT)
-            if found is None:
-                raise
-    if found.lifecycle_stage == "deleted":
-        client.restore_experiment(found.experiment_id)
-    return str(found.experiment_id)
-
-
-def artifacts(uri: str) -> Path:
-    """Folder of artifacts beside a SQLite store."""
-    return Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts"

@@ -5,21 +5,46 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from search.record import State, Trial
-from trainables.job import PREDICTIONS, trial_folder
-from trainables.metrics import Undefined
+from search.record import State, Trial, best
+from spaces.config import Direction
+from trainables.metrics import Over, Undefined
 from trainables.predictions import Predictions
 from trainables.selection import Corrected, corrected_best
+from trainables.trials import PREDICTIONS, trial_folder
 
 
-def corrected_value(search: Path, trials: Sequence[Trial], metric: str, resamples: int = 1000) -> Corrected | str:
+def corrections(
+    search: Path, trials: Sequence[Trial], direction: Direction, metric: str, wanted: Sequence[int], over: Over = None
+) -> dict[int, Corrected | str]:
+    """What trials are worth that were chosen as the best of all, or as the best of their backbone.
+
+    Args:
+        wanted: their numbers.
+        Others: as for `corrected_value`.
+
+    Returns:
+        By number, `corrected_value` among those that a trial was chosen from; or, as a clause, why there is none.
+    """
+    found: dict[int, Corrected | str] = {}
+    for number in wanted:
+        of_backbone = [t for t in trials if t.point["backbone"] == trials[number].point["backbone"]]
+        chosen_from = next((some for some in (trials, of_backbone) if best(some, direction) is trials[number]), None)
+        if chosen_from is None:
+            found[number] = "it was the best neither of all trials nor of its backbone"
+        else:
+            found[number] = corrected_value(search, chosen_from, metric, over)
+    return found
+
+
+def corrected_value(
+    search: Path, trials: Sequence[Trial], metric: str, over: Over = None, resamples: int = 1000
+) -> Corrected | str:
     """Bootstrap bias-corrected selection (trainables.selection) over the validation predictions of complete trials.
 
     Args:
         search: folder of the search.
         trials: its record.
+        over: numbers of the classes that the metric is averaged over; None is all.
 
     Returns:
         The corrected value of the best; or, as a clause, why it can't be had.
@@ -39,9 +64,10 @@ def corrected_value(search: Path, trials: Sequence[Trial], metric: str, resample
         return corrected_best(
             metric,
             first.truth,
-            np.stack([p.probabilities for p in kept]),
+            [p.counted for p in kept],
             first.groups,
             classes=first.probabilities.shape[1],
+            over=over,
             folds=folds,
             resamples=resamples,
         )

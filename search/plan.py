@@ -317,15 +317,18 @@ def concurrent_trials(wanted: ResourcesConfig, cpus: int, accelerators: float) -
     Raises:
         Mistake: not even one fits, or not as many as are asked for.
     """
-    if wanted.cpus > cpus or wanted.accelerators > accelerators:
+    workers = wanted.workers
+    each = int(1 // wanted.accelerators) if wanted.accelerators else 0  # workers that share one
+    fit = int(cpus // wanted.cpus) // workers
+    if each:
+        fit = min(fit, int(accelerators) * each // workers)
+    if not fit:
+        shared = f" ({workers} workers)" if workers > 1 else ""
         raise Mistake(
-            f"resources: a trial asks for {wanted.cpus} CPUs and {wanted.accelerators:g} accelerators, "
-            f"but there are {cpus:g} and {accelerators:g}; ask for less, or use --address of a cluster that has them."
+            f"resources: a trial asks for {wanted.cpus * workers} CPUs and {wanted.accelerators * workers:g} "
+            f"accelerators{shared}, but there are {cpus:g} and {accelerators:g}; ask for less, or use --address of a "
+            "cluster that has them."
         )
-    fit = int(cpus // wanted.cpus)
-    if wanted.accelerators:
-        each = int(1 // wanted.accelerators) if wanted.accelerators < 1 else 0
-        fit = min(fit, int(accelerators) * each if each else int(accelerators // wanted.accelerators))
     if wanted.concurrent != "auto" and wanted.concurrent > fit:
         raise Mistake(
             f"resources: {wanted.concurrent} concurrent trials are asked for, but {fit} fit; lower it, or write auto."

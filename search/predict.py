@@ -1,85 +1,173 @@
-"""Class probabilities of images, by a model that a final wrote."""
+"""Class probabilities of images, by models that a final wrote."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from spaces.mistakes import Mistake
-from trainables.data.images import SUFFIXES, BadImage
-from trainables.data.pixels import decode_file
+from trainables.data.contents import cpus
+from trainables.data.images import SUFFIXES
+from trainables.data.manifest import Combine
+from trainables.data.problems import Problems
+from trainables.data.readers.paths import Root
+from trainables.data.readers.table import try_table
+from trainables.data.units import Units
 from trainables.files import write_text
-from trainables.model_folder import load_model
-from trainables.prefix import BATCH
+from trainables.predictor import Predictor, is_model_folder, load_predictor
+
+TABLE, FOLDER = ".csv", "folder"
+TAKEN = ("images", "predicted")  # columns of the output
 
 
-def predict(model_folder: Path, sources: Sequence[Path], output: Path) -> int:
-    """Writes a table with one row an image: its path as given, the predicted class, a probability for each class.
+@dataclass(frozen=True)
+class Image:
+    """One image to be predicted."""
+
+    file: Path
+    name: str
+    """As it was given: a path, or a table's cell."""
+    unit: str = ""
+    """What it is one image of."""
+
+
+def predict(
+    models: Sequence[Path],
+    sources: Sequence[Path],
+    output: Path,
+    *,
+    per: str | None = None,
+    column: str = "path",
+    root: Path | None = None,
+) -> tuple[int, Predictor]:
+    """Writes a table with one row an image, or a unit: what is predicted, and the probabilities of each class.
 
     Args:
-        sources: images, or folders that are searched for images.
+        models: model folders, or an ensemble's; several are averaged.
+        sources: images, folders that are searched for images, and tables (.csv) that list them.
+        per: column of the tables by which images are combined (study, patient), or `folder`: by the folder they lie in.
+        column: of the tables, with paths relative to `root`.
+        root: folder of the tables' images; by default that of each table.
 
     Returns:
-        The number of images.
+        The number of rows, and what predicted them.
 
     Raises:
         Mistake: no model, no images, or images that can't be used, all of them together.
     """
     if output.is_dir():
         raise Mistake(f"predict: -o {output}: is a folder; name a file in it.")
-    trained = load_model(model_folder)
-    images = _images(sources)
+    if per in TAKEN:
+        raise Mistake(f'predict: --per {per}: "{per}" is what another column of the output is called; rename that one.')
+    predictor = load_predictor(models)
+    images = _images(sources, per, column, root)
     if not output.absolute().parent.is_dir():
         raise Mistake(f"predict: -o {output}: there is no folder {output.parent}; make it first.")
-    problems: list[str] = []
-    rows: list[np.ndarray] = []
-    for start in range(0, len(images), BATCH):
-        decoded = []
-        for path in images[start : start + BATCH]:
-            try:
-                decoded.append(_three_channels(decode_file(path, trained.pixels)))
-            except (BadImage, OSError) as error:
-                problems.append(f"{path}: {error}.")
-        if decoded and not problems:
-            with torch.inference_mode():
-                batch = torch.from_numpy(np.stack(decoded)).float().div_(255)
-                rows.append(trained.model.output.probabilities(trained.model(batch)).numpy())
-    if problems:
-        more = [f"... and {len(problems) - 10} more images that can't be used."] if len(problems) > 10 else []
-        raise Mistake(*problems[:10], *more)
-    probabilities = np.concatenate(rows)
-    text = io.StringIO(newline="")
-    table = csv.writer(text)
-    table.writerow(["image", "predicted", *(f"p_{name}" for name in trained.classes)])
-    for path, row in zip(images, probabilities, strict=True):
-        table.writerow([path, trained.classes[int(row.argmax())], *(f"{p:.8g}" for p in row)])
-    write_text(output.absolute(), text.getvalue())
-    return len(images)
+    with _all_cpus():
+        probabilities = predictor.probabilities([image.file for image in images], [image.name for image in images])
+    if per is None:
+        about: dict[str, Sequence[object]] = {"image": [image.name for image in images]}
+    else:
+        units, counts, probabilities = _combined([image.unit for image in images], probabilities, predictor.combine)
+        about = {per: units, "images": counts}
+    table = pd.DataFrame({**about, **predictor.answers(probabilities)})
+    write_text(output.absolute(), table.to_csv(index=False, float_format="%.8g", lineterminator="\r\n"))
+    return len(table), predictor
 
 
-def _images(sources: Sequence[Path]) -> list[Path]:
-    found: list[Path] = []
-    problems = []
+def split_models(given: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Model folders, which come first, and the images that follow them.
+
+    Raises:
+        Mistake: no images are left.
+    """
+    models = 1
+    while models < len(given) and is_model_folder(given[models]):
+        models += 1
+    if models == len(given):
+        raise Mistake("predict: there are only model folders; give images, folders or a table of them, too.")
+    return list(given[:models]), list(given[models:])
+
+
+def describe(predictor: Predictor) -> str:
+    """A sentence: what stands in the table."""
+    several = f"the mean of {len(predictor.members)} models; " if len(predictor.members) > 1 else ""
+    temperature = (
+        "not calibrated (nothing was fitted for it)"
+        if predictor.temperature is None
+        else f"calibrated_... at temperature {predictor.temperature:.3f}"
+    )
+    count = len(predictor.thresholds)
+    thresholds = f"positive_... at {count} frozen threshold{'' if count == 1 else 's'}" if count else "no thresholds"
+    return f"{several}p_... as they are; {temperature}; {thresholds}"
+
+
+def _images(sources: Sequence[Path], per: str | None, column: str, root: Path | None) -> list[Image]:
+    found: list[Image] = []
+    problems = Problems("predict")
     for source in sources:
-        if source.is_dir():
+        if source.suffix.lower() == TABLE and source.is_file():
+            found += _listed(source, per, column, root, problems)
+        elif per is not None and per != FOLDER:
+            problems.add(
+                "sources that aren't tables",
+                f"predict: --per {per}: {source} is no table; give a .csv, or --per folder.",
+            )
+        elif source.is_dir():
             inside = sorted(p for p in source.rglob("*") if p.is_file() and p.suffix.lower() in SUFFIXES)
-            found += inside
+            found += [Image(path, str(path), str(path.parent)) for path in inside]
             if not inside:
-                problems.append(f"{source}: holds no images; give images, or a folder of them.")
+                problems.add("empty folders", f"{source}: holds no images; give images, or a folder of them.")
         elif source.is_file():
-            found.append(source)
+            found.append(Image(source, str(source), str(source.parent)))
         else:
-            problems.append(f"{source}: no such file or folder.")
-    if problems:
-        raise Mistake(*problems)
+            problems.add("missing sources", f"{source}: no such file or folder.")
+    problems.raise_if_any()
     return found
 
 
-def _three_channels(pixels: np.ndarray) -> np.ndarray:
-    """A grey image [1, H, W] as [3, H, W], so that images of both kinds stand in one batch; exact, see Model.hidden."""
-    return np.repeat(pixels, 3, axis=0) if pixels.shape[0] == 1 else pixels
+def _listed(table: Path, per: str | None, column: str, root: Path | None, problems: Problems) -> list[Image]:
+    """The images that a table lists, in its order."""
+    home = root if root is not None else table.parent
+    before = len(problems)
+    needed = [column] if per in (None, FOLDER) else [column, str(per)]
+    read = try_table(table.parent, table.name, needed, problems)
+    if len(problems) > before:
+        return []
+    within, found = Root(home), []
+    units = read.columns[per] if per in read.columns else [""] * len(read.rows)
+    for (row, cell), unit in zip(read.cells(column), units, strict=True):
+        where = f"{read.name} row {row}"
+        if not cell:
+            problems.add("empty paths", f"{where}: {column} is empty, expected an image's path.")
+        elif reason := within.problem(cell):
+            problems.add("images that can't be used", f'{where}: "{cell}" {reason} (--root names another one).')
+        elif per is not None and per != FOLDER and not unit:
+            problems.add("empty units", f"{where}: {per} is empty, expected what the image belongs to.")
+        found.append(Image(home / cell, cell, unit or str(Path(cell).parent)))
+    return found
+
+
+def _combined(names: list[str], probabilities: np.ndarray, combine: Combine) -> tuple[list[str], list[int], np.ndarray]:
+    """Units in the order of their first image, how many images each has, and its probabilities [U, C]."""
+    number, of_unit = pd.factorize(np.array(names, dtype=object))
+    truth = np.zeros(len(of_unit), np.int64)  # nothing is scored here
+    units = Units(number, truth, of_unit.astype(np.str_), combine, {})
+    return of_unit.tolist(), np.bincount(number).tolist(), units.combined(probabilities)
+
+
+@contextmanager
+def _all_cpus() -> Iterator[None]:
+    """Torch with all processors that this process may use; its own number of threads again afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(cpus())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

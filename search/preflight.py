@@ -21,7 +21,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
-from search.cluster import PACKAGES, Node, first_line, nodes, sources_digest, trials_at_once
+from search.cluster import PACKAGES, Node, first_line, nodes, trials_at_once
+from search.shadowing import finder, shadowed
 from spaces.mistakes import Mistake
 from trainables.files import write_text
 
@@ -64,8 +65,6 @@ class Packages(TypedDict):
     python: str
     """Major and minor version."""
     versions: dict[str, str]
-    code: str
-    """Digest of our packages' sources."""
 
 
 class Seen(Packages):
@@ -102,6 +101,8 @@ def preflight(ray: Any, plan: Plan, folder: Path) -> tuple[int, list[str]]:
     asked = question(plan, folder, marks)
     write_text(marks / "driver", "driver")
     try:
+        there, strange = _with_our_packages(ray, there)
+        problems += strange
         seen, lost = _on_each(ray, there, look, lambda node: ({**asked, "name": node.id},))
         problems += lost
         mine = look_at_packages()
@@ -114,6 +115,20 @@ def preflight(ray: Any, plan: Plan, folder: Path) -> tuple[int, list[str]]:
     if problems:
         raise Mistake(*problems)
     return at_once, notices
+
+
+def _with_our_packages(ray: Any, there: list[Node]) -> tuple[list[Node], list[str]]:
+    """The nodes that would import this process's packages, which alone can be asked more, and what is wrong with the
+    others."""
+    find = finder()
+    found, problems = _on_each(ray, there, find, lambda node: (PACKAGES,))
+    mine, sound = find(PACKAGES), []
+    for node in there:
+        if node.id in found:
+            sentences = shadowed(node.name, found[node.id], mine)
+            problems += sentences
+            sound += [] if sentences else [node]
+    return sound, problems
 
 
 def question(plan: Plan, folder: Path, marks: Path) -> Question:
@@ -172,7 +187,6 @@ def look_at_packages() -> Packages:
     return {
         "python": ".".join(platform.python_version_tuple()[:2]),
         "versions": versions,
-        "code": sources_digest(),
     }
 
 
@@ -265,11 +279,6 @@ def told(node: Node, seen: Seen, mine: Packages, accelerators: bool) -> list[str
     if differing:
         problems.append(
             f"cluster: {node.name} has {', '.join(differing)}; install what this process has (requirements.lock)."
-        )
-    if seen["code"] != mine["code"]:
-        problems.append(
-            f"cluster: {node.name} runs another code than this process: something else there is named "
-            f"{', '.join(PACKAGES[:-1])} or {PACKAGES[-1]} and comes first; take it off that node's PYTHONPATH."
         )
     fields: tuple[Literal["storage", "dataset", "cache"], ...] = ("storage", "dataset", "cache")
     problems += [f"{field}: {node.name} {seen[field]}." for field in fields if seen[field]]

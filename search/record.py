@@ -97,3 +97,10 @@ def best(trials: Sequence[Trial], direction: Direction) -> Trial | None:
     complete = [t for t in trials if t.state is State.COMPLETE and t.value is not None]
     sign = 1 if direction == "maximize" else -1
     return max(complete, key=lambda t: (sign * (t.value or 0.0), -t.number), default=None)
+
+
+def ranked(trials: Sequence[Trial], direction: Direction) -> list[Trial]:
+    """The complete trials, the best first; of equals, the earliest."""
+    complete = [t for t in trials if t.state is State.COMPLETE and t.value is not None]
+    sign = 1 if direction == "maximize" else -1
+    return sorted(complete, key=lambda t: (-sign * (t.value or 0.0), t.number))

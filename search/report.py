@@ -1,4 +1,5 @@
-"""One page of searches and their finals: a self-contained HTML file, to be read, printed and sent.
+"""One page of searches and their finals: a self-contained HTML file, to be read, printed and sent; or the same without
+pictures as Markdown, or every trial as a CSV table.
 
 It shows no path, no image's name and no patient: settings are shortened to the last part of a path, causes to what
 `search.disclosure` lets out, and of predictions only counts are shown.
@@ -6,6 +7,7 @@ It shows no path, no image's name and no patient: settings are shortened to the 
 
 from __future__ import annotations
 
+import re
 import time
 import warnings
 from collections.abc import Sequence
@@ -20,7 +22,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from scipy import integrate, stats
 
 from search import figures
@@ -29,16 +31,21 @@ from search.disclosure import public_cause
 from search.final_result import Configuration, FinalResult, finals
 from search.folder import SearchFolder, to_yaml
 from search.ledger import Ledger, Standing
-from search.optimism import corrected_value
+from search.optimism import corrections
 from search.record import State, Trial, best
+from search.results_table import results_table
+from search.spent import Shared, device_seconds, shared
 from search.study import Study
 from spaces.config import Direction, SearchConfig
 from spaces.dimensions import Value
 from spaces.mistakes import Mistake
 from trainables.files import write_text
+from trainables.metrics import classes_numbered
 from trainables.selection import Corrected
 
-TEMPLATE = "report.html.j2"
+TEMPLATES = {".html": "report.html.j2", ".htm": "report.html.j2", ".md": "report.md.j2"}
+TABLE = ".csv"
+SPELT = {"auroc": "AUROC", "f1": "F1", "brier": "Brier score", "ece": "calibration error"}
 ENOUGH = 10  # complete trials for importance
 TOP = 5  # trials that PED-ANOVA's best share should hold, as Optuna's page on it says
 SEEN = 0.005  # smallest share of importance that gets a bar
@@ -93,6 +100,8 @@ class Page:
     """Expected best of as many equally good trials as are complete, in standard errors above their common value."""
     corrected: Corrected | str | None
     """The best value corrected for having been chosen, or why it can't be; None without two complete trials."""
+    corrections: dict[int, Corrected | str]
+    """The same of the trials that finals were made of, by their numbers."""
     importance_note: str
     figures: dict[str, Markup]
     finals: list[FinalResult]
@@ -101,6 +110,15 @@ class Page:
     standing: Standing
     """Openings of the test set that the ledger beside the search knows."""
     settings: str
+    cost: float
+    """Device-seconds in epochs."""
+    shared: Shared
+    extensions: list[dict[str, Any]]
+    """What the search was extended by: trials there were, and settings with what they were and are."""
+
+    @property
+    def device(self) -> str:
+        return "accelerators" if self.config.resources.accelerators else "CPUs"
 
     @property
     def dataset(self) -> str:
@@ -130,7 +148,7 @@ def report(searches: Sequence[SearchFolder], output: Path) -> Path:
 
     Args:
         searches: finished or not; with several of them a table over all comes first.
-        output: the HTML file.
+        output: the file, whose suffix says what it is: .html, .md or .csv.
 
     Returns:
         The file.
@@ -140,16 +158,29 @@ def report(searches: Sequence[SearchFolder], output: Path) -> Path:
     """
     if output.is_dir():
         raise Mistake(f"report: -o {output}: is a folder; name a file in it, such as {output / 'report.html'}.")
-    pages = [_page(found) for found in searches]
+    kind = output.suffix.lower()
+    if kind == TABLE:
+        write_text(output.absolute(), results_table(searches))
+        return output
+    if kind not in TEMPLATES:
+        raise Mistake(
+            f"report: -o {output}: its suffix says what is written; expected .html, .md or .csv, found "
+            f'"{output.suffix}".'
+        )
+    pages = [_page(found, drawn=kind != ".md") for found in searches]
     environment = Environment(
-        loader=PackageLoader("search"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("search"),
+        autoescape=kind != ".md",
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters.update(
         value=_value, short=_short, hours=_hours, duration=duration, cause=public_cause, label=_label, words=_words,
-        key=_key, times=lambda n: _count(n, "time"), count_of=_count,
+        key=_key, times=lambda n: _count(n, "time"), count_of=_count, cell=_cell,
     )  # fmt: skip
     environment.globals.update(what_is_trained=what_is_trained, error=_error, State=State)
-    text = environment.get_template(TEMPLATE).render(
+    text = environment.get_template(TEMPLATES[kind]).render(
         pages=pages,
         across=_across(pages) if len(pages) > 1 else None,
         made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
@@ -159,7 +190,7 @@ def report(searches: Sequence[SearchFolder], output: Path) -> Path:
     return output
 
 
-def _page(found: SearchFolder) -> Page:
+def _page(found: SearchFolder, drawn: bool) -> Page:
     config, study = found.config(), found.study()
     identity, trials = study.identity, study.trials
     metric, direction = str(identity["metric"]), identity["direction"]
@@ -169,6 +200,15 @@ def _page(found: SearchFolder) -> Page:
     made = finals(found.path)
     shares, note = _importance(study, frozen)
     complete = sum(t.state is State.COMPLETE for t in trials)
+    of_finals = {
+        int(c.report["found"]["trial"])
+        for final in made
+        for c in final.configurations
+        if c.report["found"]["search"] == config.name
+    }
+    wanted = sorted({n for n in of_finals if n < len(trials)} | ({winner.number} if winner else set()))
+    over = classes_numbered(config.classes_averaged, list(identity["counts"]["train"]))
+    corrected = corrections(found.path, trials, direction, metric, wanted, over)
     last = max((max(t.ended or 0.0, *(e.time for e in t.epochs.values()), t.started) for t in trials), default=0.0)
     return Page(
         config=config,
@@ -183,13 +223,17 @@ def _page(found: SearchFolder) -> Page:
         dimensions=[Dimension(key, _range(d), shares.get(key)) for key, d in distributions.items()],
         fixed=_fixed(trials, distributions),
         optimism=expected_maximum(complete) if complete > 1 else None,
-        corrected=corrected_value(found.path, trials, metric) if complete > 1 else None,
+        corrected=corrected.get(winner.number) if winner and complete > 1 else None,
+        corrections=corrected,
         importance_note=note,
-        figures=_figures(trials, winner, config, metric, direction, distributions, shares),
+        figures=_figures(trials, winner, config, metric, direction, distributions, shares) if drawn else {},
         finals=made,
-        final_figures={f.folder: _final_figure(f) for f in made if len(f.configurations) > 1},
+        final_figures={f.folder: _final_figure(f) for f in made if len(f.configurations) > 1} if drawn else {},
         standing=Ledger(found.path.parent).standing(identity["test"]),
         settings=to_yaml(shown_settings(config)),
+        cost=device_seconds(trials, config.resources),
+        shared=shared(found.path, trials),
+        extensions=identity.get("extensions", []),
     )
 
 
@@ -256,7 +300,7 @@ def _importance(study: Study, trials: Sequence[FrozenTrial]) -> tuple[dict[str, 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         shares = get_param_importances(
-            optuna.load_study(study_name=study.name, storage=study.storage),
+            _in_one_space(study, trials),
             evaluator=PedAnovaImportanceEvaluator(target_quantile=share),
         )
     if not shares or not np.isfinite(list(shares.values())).all() or not max(shares.values()):
@@ -266,6 +310,17 @@ def _importance(study: Study, trials: Sequence[FrozenTrial]) -> tuple[dict[str, 
         f"{len(values)} complete trials is among the best {share:.0%}. Trials that were stopped early don't count, a "
         "dimension that was asked of few trials is underrated, and with few trials the order is rough."
     )
+
+
+def _in_one_space(study: Study, trials: Sequence[FrozenTrial]) -> optuna.Study:
+    """The study with one distribution a key, the latest: Optuna leaves a dimension out whose range was widened."""
+    latest = {key: d for trial in trials for key, d in trial.distributions.items()}
+    memory = optuna.create_study(direction=study.identity["direction"])
+    for trial in trials:
+        if trial.state is TrialState.COMPLETE:
+            distributions = {key: latest[key] for key in trial.params}
+            memory.add_trial(create_trial(params=trial.params, distributions=distributions, value=trial.value))
+    return memory
 
 
 def _figures(
@@ -390,8 +445,14 @@ def _count(number: int, one: str, many: str = "") -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
+def _cell(text: object) -> str:
+    """For a table or a heading in Markdown."""
+    return re.sub(r"([\\`*|<>\[\]])", r"\\\1", " ".join(str(text).split()))
+
+
 def _words(name: str) -> str:
-    return name.replace("_", " ")
+    """A metric's name for people."""
+    return " ".join(SPELT.get(word, word) for word in name.split("_"))
 
 
 def _label(name: str, index: int) -> str:

@@ -6,12 +6,15 @@ for what comes next, since Tune doesn't show it the result on which a trial is s
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from ray.tune.execution.tune_controller import TuneController
@@ -20,14 +23,18 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from search import rungs
+from search.cancellation import CAUSE, answered, asked
 from search.record import Epoch, State, Trial
 from search.sampler import Comparing, Exhausted, Sampler, of_trials
+from search.spent import device_seconds, devices
 from search.study import Study
 from spaces.config import Direction, SearchConfig
 from spaces.dimensions import Point
+from spaces.mistakes import Mistake
 
 log = logging.getLogger(__name__)
 FIRST = "first configurations"
+LOOK = 1.0  # seconds between two looks at what people ask for
 ALIKE = 5  # failures for one reason, and nothing else, after which no more trials are started
 
 
@@ -44,18 +51,23 @@ class Driver:
         order: Callable[[list[Trial]], dict[str, Any]],
         halt: Callable[[int], None] = lambda number: None,
         group: int = 1,
+        search: Path | None = None,
     ) -> None:
         """
         Args:
             first: configurations to be tried before the sampler is asked.
-            order: what is sent to an actor for the trials of a job (a trainables.job.JobOrder).
+            order: what is sent to an actor for the trials of a job (a trainables.trials.JobOrder).
             halt: lets the actor know that one trial of a job isn't to go on.
             group: trials that one job may train in one pass, where they differ in nothing but their heads.
+            search: the search's folder, where people ask for trials to be cancelled; None where nobody can.
         """
         self.config, self.direction, self.study, self.sampler = config, direction, study, sampler
         self.first, self.order, self.halt, self.group = first, order, halt, group
+        self.full_disk: Mistake | None = None
         self.unfinished = _jobs([t for t in study.trials if not t.state.terminal])
         self.deadline = time.monotonic() + config.budget.hours * 3600 if config.budget.hours else None
+        self.spent = device_seconds(study.trials, config.resources)
+        self.search = search
         self.stopping = threading.Event()
         self.notice = ""
         self.exhausted: dict[str, int] = {}
@@ -70,16 +82,51 @@ class Driver:
         return {}  # Tune pickles what it is given, to continue from; we continue from the record
 
     @property
+    def in_group(self) -> bool:
+        """Whether several workers train a trial. Such a job ends by itself once its trial is halted: were it killed,
+        the resources of its workers would stay taken."""
+        return self.config.resources.workers > 1
+
+    @property
+    def failure(self) -> Mistake | None:
+        """Why the search can't go on here, though nothing is wrong with its trials."""
+        return self.full_disk or self.study.failure
+
+    @property
     def out_of_time(self) -> bool:
-        return self.deadline is not None and time.monotonic() > self.deadline
+        return bool(self.over)
+
+    @property
+    def over(self) -> str:
+        """Which of the budget's limits in hours is reached, as a clause; empty where none is."""
+        budget = self.config.budget
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            return f"The time of {budget.hours:g} hours is over"
+        if budget.device_hours is not None and self.spent >= budget.device_hours * 3600:
+            spent = f"{self.spent / 3600:.3g} device-hours of {budget.device_hours:.3g}"
+            return f"{spent} are spent (raise budget.device_hours)"
+        return ""
+
+    def cancel_what_was_asked(self) -> None:
+        """Ends the trials that a person asked to be cancelled since the last look."""
+        if self.search is None:
+            return
+        for number in asked(self.search):
+            if number < len(self.study.trials):
+                self.end(number, State.CANCELLED, CAUSE)
+                self.halt(number)
+            answered(self.search, number)
 
     def next_job(self) -> dict[str, Any] | None:
         """Trials for an actor: unfinished ones of an earlier launch, then first configurations, then the sampler's.
         None when there is nothing more to start."""
         if self.stopping.is_set() or self.out_of_time or self._hopeless():
             return None
-        if self.unfinished:
-            return self.order(self.unfinished.pop(0))
+        self.cancel_what_was_asked()
+        while self.unfinished:
+            left = [trial for trial in self.unfinished.pop(0) if not trial.state.terminal]
+            if left:
+                return self.order(left)
         number = len(self.study.trials)
         if number >= self.config.budget.trials:
             return None
@@ -96,9 +143,10 @@ class Driver:
     def _hopeless(self) -> bool:
         """Whether nothing but failures came out so far, all for one reason: more trials would fail alike."""
         ended = [trial for trial in self.study.trials if trial.state.terminal]
-        causes = {re.sub(r"\d+", "#", trial.cause) for trial in ended}
         failures = (State.FAILED, State.INFEASIBLE)
-        if len(ended) < ALIKE or len(causes) != 1 or any(trial.state not in failures for trial in ended):
+        if len(ended) < ALIKE or any(trial.state not in failures for trial in ended):
+            return False
+        if len({re.sub(r"\d+", "#", trial.cause) for trial in ended}) != 1:
             return False
         self.notice = (
             f"all of the first {len(ended)} trials failed for one reason, so no more were started: {ended[0].cause}"
@@ -169,22 +217,27 @@ class Driver:
         """Writes what a job of these trials told (see trainables.job). Returns whether the job goes on."""
         for message in messages:
             self._told(message)
-            if self.study.trials[message["trial"]].state is State.PRUNED and len(job) > 1:
+            if self.study.trials[message["trial"]].state is State.PRUNED and (len(job) > 1 or self.in_group):
                 self.halt(message["trial"])
         if any("end" in message for message in messages):
             return True  # it closes itself
-        if all(self.study.trials[number].state.terminal for number in job):
+        if all(self.study.trials[number].state.terminal for number in job) and not self.in_group:
             return False
         return not self.stopping.is_set() and not self.out_of_time
 
     def _told(self, message: dict[str, Any]) -> None:
         number = message["trial"]
         if "epoch" in message:
-            self.study.epoch(number, Epoch.from_plain(message["epoch"]))
+            epoch = Epoch.from_plain(message["epoch"])
+            if epoch.epoch not in self.study.trials[number].epochs:
+                self.spent += epoch.seconds * devices(self.config.resources)
+            self.study.epoch(number, epoch)
             if message["epoch"]["epoch"] < self.study.trials[number].done and "end" not in message:
                 return  # told again by a trial that goes on: it was decided upon before
         if "end" in message:
             end = message["end"]
+            if end["state"] == State.FAILED:
+                self.refuse_full_disk([number], end["cause"])
             self.end(number, State(end["state"]), end["cause"], end["value"])
             return
         if self.study.trials[number].state.terminal:
@@ -198,9 +251,24 @@ class Driver:
             direction=self.direction,
             strategy=self.config.strategy,
             folds=self.config.dataset.split.folds,
+            search=self.search,
         )
         if not decision.go_on:
             self.end(number, State.PRUNED, decision.cause)
+
+    def refuse_full_disk(self, numbers: Sequence[int], cause: str) -> None:
+        """Leaves trials unfinished that ended since there was no room for their files: the next ones would, too.
+
+        Raises:
+            Mistake: so it was. Ends the search.
+        """
+        if not says_full_disk(cause):
+            return
+        self.full_disk = Mistake(
+            f"storage: no room for the files of trial {numbers[0]} ({cause.splitlines()[-1][:300]}); free space and go "
+            f"on with: medtune resume {self.config.name}. The trial goes on from its newest checkpoint."
+        )
+        raise self.full_disk
 
     def end(self, number: int, state: State, cause: str, value: float | None = None) -> None:
         if not self.study.trials[number].state.terminal:
@@ -216,6 +284,14 @@ class RecordScheduler(FIFOScheduler):
     def __init__(self, driver: Driver) -> None:
         super().__init__()
         self.driver = driver
+        self.looked = 0.0
+
+    def choose_trial_to_run(self, tune_controller: TuneController) -> TuneTrial | None:
+        """Tune asks this in every turn, also while no trial tells anything: the moment to see what people ask for."""
+        if time.monotonic() - self.looked >= LOOK:
+            self.looked = time.monotonic()
+            self.driver.cancel_what_was_asked()
+        return super().choose_trial_to_run(tune_controller)
 
     def on_trial_result(self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> str:
         if "message" not in result:  # Tune's own closing message of a function
@@ -226,7 +302,12 @@ class RecordScheduler(FIFOScheduler):
         return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
 
     def on_trial_error(self, tune_controller: TuneController, trial: TuneTrial) -> None:
-        """The actor died more often than is retried, or the job raised an error (told before, then)."""
+        """The actor died, or the job raised an error (told before, then). Tune calls this at every retry too."""
+        said = Path(trial.error_file)
+        if said.exists():
+            self.driver.refuse_full_disk(_numbers(trial), said.read_text(encoding="utf-8").strip())
+        if trial.should_recover():
+            return
         for number in _numbers(trial):
             self.driver.end(number, State.FAILED, "its worker process died repeatedly; see the log of the search")
 
@@ -255,6 +336,11 @@ class RecordSearcher(Searcher):
     def save(self, checkpoint_path: str) -> None: ...
 
     def restore(self, checkpoint_path: str) -> None: ...
+
+
+def says_full_disk(cause: str) -> bool:
+    """Whether a trial ended for want of room, or of quota, for its files."""
+    return any(os.strerror(number) in cause for number in (errno.ENOSPC, errno.EDQUOT))
 
 
 def of_points(points: Sequence[Point], backbone: str) -> list[Point]:

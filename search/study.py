@@ -8,13 +8,14 @@ end are written before anything acts on them; each write may be repeated without
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 from filelock import FileLock, Timeout
@@ -28,11 +29,14 @@ from spaces.config import Direction
 from spaces.dimensions import Point
 from spaces.mistakes import Mistake
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 GLANCE = 1.0  # seconds for which a mirror that looks whether the lock is free may hold it
+PATIENCE = 600.0  # seconds for which a database that is away is waited for
+LONGEST_WAIT = 10.0  # seconds between two attempts
 TRIAL, END, EPOCH = "medtune:trial", "medtune:end", "medtune:epoch:"
-SEARCH = "medtune:search"
+SEARCH, ACCEPTED = "medtune:search", "medtune:accepted_code"
 JOURNAL = "study.journal"
 OPTUNA_STATE = {
     State.COMPLETE: TrialState.COMPLETE,
@@ -85,7 +89,12 @@ def cut_torn_line(path: Path) -> Path | None:
     if whole == len(data):
         return None
     torn = path.with_name(f"{path.name}.torn-{time.time_ns()}")
-    torn.write_bytes(data[whole:])
+    try:
+        torn.write_bytes(data[whole:])
+    except OSError as error:
+        if not no_space(error):
+            raise
+        torn.unlink(missing_ok=True)  # half a line is of no use but to look at; the whole ones are what counts
     with path.open("r+b") as file:
         file.truncate(whole)
         file.flush()
@@ -94,6 +103,11 @@ def cut_torn_line(path: Path) -> Path | None:
         "the journal ended in half a line (%d bytes), which was cut off and kept in %s", len(data) - whole, torn.name
     )
     return torn
+
+
+def no_space(error: OSError) -> bool:
+    """Whether the disk is full, or a quota used up."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def open_storage(folder: Path, url: str | None) -> BaseStorage:
@@ -115,10 +129,16 @@ class Study:
     def __init__(self, storage: BaseStorage, name: str) -> None:
         self.storage, self.name = storage, name
         self.study_id = storage.get_study_id_from_name(name)
-        self.identity: dict[str, Any] = storage.get_study_user_attrs(self.study_id).get(SEARCH, {})
+        attributes = storage.get_study_user_attrs(self.study_id)
+        self.identity: dict[str, Any] = attributes.get(SEARCH, {})
+        self.accepted: list[dict[str, Any]] = attributes.get(ACCEPTED, [])
+        """Changes of the code that a person accepted: digest, and trials that were in the record then."""
+        self.failure: Mistake | None = None
+        """Why nothing can be written any more."""
         self.trials: list[Trial] = []
         self._ids: list[int] = []
         self._torn: list[FrozenTrial] = []
+        self._uncertain = False  # whether the write under way failed before
         for frozen in storage.get_all_trials(self.study_id, deepcopy=False):
             if TRIAL in frozen.user_attrs:
                 self.trials.append(_from_frozen(frozen))
@@ -141,7 +161,8 @@ class Study:
             study_id = storage.create_new_study([way], name)
         except optuna.exceptions.DuplicatedStudyError:
             raise Mistake(
-                f'the study storage has a study "{name}"; resume it, or give this search another name.'
+                f'the study storage has a study "{name}"; resume it, or give this search another name. (One without '
+                "trials may be what a killed process left: optuna delete-study takes it away.)"
             ) from None
         storage.set_study_user_attr(study_id, SEARCH, identity)
         return cls(storage, name)
@@ -187,7 +208,7 @@ class Study:
         template = create_trial(
             state=TrialState.RUNNING, params=keyed, distributions=distributions, user_attrs={TRIAL: own}
         )
-        self._ids.append(self.storage.create_new_trial(self.study_id, template_trial=template))
+        self._ids.append(self._durably(lambda: self._create(template)))
         trial = Trial(len(self.trials), dict(point), seed, job, started, why)
         self.trials.append(trial)
         return trial
@@ -197,9 +218,10 @@ class Study:
         trial, trial_id = self.trials[number], self._ids[number]
         if trial.state.terminal or epoch.epoch in trial.epochs:
             return
-        self.storage.set_trial_user_attr(trial_id, f"{EPOCH}{epoch.epoch:05d}", epoch.plain())
-        if epoch.value is not None:
-            self.storage.set_trial_intermediate_value(trial_id, epoch.epoch, epoch.value)
+        self._durably(lambda: self.storage.set_trial_user_attr(trial_id, f"{EPOCH}{epoch.epoch:05d}", epoch.plain()))
+        value = epoch.value
+        if value is not None:
+            self._durably(lambda: self.storage.set_trial_intermediate_value(trial_id, epoch.epoch, value))
         trial.epochs[epoch.epoch] = epoch
 
     def end(self, number: int, state: State, cause: str, value: float | None = None) -> None:
@@ -210,15 +232,77 @@ class Study:
         if state is State.COMPLETE and value is None:
             raise ValueError(f"trial {number} can't be complete without a value")
         ended = time.time()
-        self.storage.set_trial_user_attr(
-            trial_id, END, {"state": state, "cause": cause, "value": value, "ended": ended}
-        )
+        end = {"state": state, "cause": cause, "value": value, "ended": ended}
+        self._durably(lambda: self.storage.set_trial_user_attr(trial_id, END, end))
         trial.state, trial.cause, trial.value, trial.ended = state, cause, value, ended
         self._carry_out(trial_id, trial)
 
     def _carry_out(self, trial_id: int, trial: Trial) -> None:
         values = [trial.value] if trial.state is State.COMPLETE and trial.value is not None else None
-        self.storage.set_trial_state_values(trial_id, OPTUNA_STATE[trial.state], values)
+
+        def write() -> None:
+            # A write that failed may have been carried out all the same.
+            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+                self.storage.set_trial_state_values(trial_id, OPTUNA_STATE[trial.state], values)
+
+        self._durably(write)
+
+    def accept_code(self, digest: str) -> None:
+        """Notes that a person accepted other code than the search was started with, from here on."""
+        accepted = [*self.accepted, {"code": digest, "trials": len(self.trials), "time": time.time()}]
+        self._durably(lambda: self.storage.set_study_user_attr(self.study_id, ACCEPTED, accepted))
+        self.accepted = accepted
+
+    def redefine(self, identity: dict[str, Any]) -> None:
+        """Notes that the search was extended; `identity` says by what."""
+        self._durably(lambda: self.storage.set_study_user_attr(self.study_id, SEARCH, identity))
+        self.identity = identity
+
+    def _create(self, template: FrozenTrial) -> int:
+        """A new trial's identifier; of one that an earlier, failed attempt created all the same, where there is one."""
+        if self._uncertain:
+            for frozen in self.storage.get_all_trials(self.study_id, deepcopy=False):
+                if frozen._trial_id not in self._ids and frozen.user_attrs.get(TRIAL) == template.user_attrs[TRIAL]:
+                    return frozen._trial_id
+        return self.storage.create_new_trial(self.study_id, template_trial=template)
+
+    def _durably(self, write: Callable[[], T]) -> T:
+        """Carries out a write that may be repeated. A database that is away is waited for.
+
+        Raises:
+            Mistake: the record can't be written; nothing more is, from then on.
+        """
+        if self.failure:
+            raise self.failure
+        started, wait = time.monotonic(), 0.25
+        while True:
+            try:
+                done = write()
+            except OSError as error:  # of the journal, which may end in half a line now: a resume cuts it off
+                self.failure = Mistake(
+                    f"study: the record can't be written ({error.strerror}); "
+                    + ("free space" if no_space(error) else "mend the storage")
+                    + f" and go on with: medtune resume {self.name}. All that was recorded before stays."
+                )
+                raise self.failure from error
+            except optuna.exceptions.StorageInternalError as error:
+                away = time.monotonic() - started
+                if away > PATIENCE:
+                    self.failure = Mistake(
+                        f"study: the record's database hasn't answered for {away:.0f} s; mend it and go on with: "
+                        f"medtune resume {self.name}. All that was recorded before stays."
+                    )
+                    raise self.failure from error
+                if not self._uncertain:
+                    log.warning("the record's database doesn't answer; trying again for %.0f s", PATIENCE)
+                self._uncertain = True
+                time.sleep(wait)
+                wait = min(2 * wait, LONGEST_WAIT)
+            else:
+                if self._uncertain:
+                    log.warning("the record's database answers again after %.0f s", time.monotonic() - started)
+                self._uncertain = False
+                return done
 
 
 def _from_frozen(frozen: FrozenTrial) -> Trial:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from spaces.config import SearchConfig, TrialConfig
 from spaces.dimensions import Space, Value
-from spaces.mistakes import Mistake
+from spaces.mistakes import Mistake, nearest
 from trainables.data.manifest import Manifest, Task
 from trainables.data.prepared import Prepared
 from trainables.data.units import scored
@@ -21,7 +23,7 @@ ONE_LOSS = ("focal", "logit_adjustment")  # have no meaning under the losses of 
 TASKS = {"classification": "classes without an order", "ordinal": "grades", "multilabel": "findings"}
 SOURCES = "labels from"  # attribute of datasets with labels of several sources
 EVERY_CLASS = frozenset({"balanced_accuracy", "macro_f1"}) | RANKED
-WAYS = "choose another metric or other classes, or another split"
+WAYS = "choose another metric or other classes (for macro metrics: classes_averaged), or another split"
 
 
 def check_strategy(config: SearchConfig) -> None:
@@ -90,13 +92,17 @@ def check_task(space: Space, manifest: Manifest) -> None:
         raise Mistake(*problems)
 
 
-def check_metric(metric: str, prepared: Prepared) -> None:
+def check_metric(metric: str, prepared: Prepared, averaged: Sequence[str] | None = None) -> None:
     """That the metric can be defined on the validation set, every fold of it, and the test set.
 
+    Args:
+        averaged: classes that it is averaged over; None is all.
+
     Raises:
-        Mistake: it can't, whatever a model predicts.
+        Mistake: it can't, whatever a model predicts; or it isn't averaged over such classes.
     """
     manifest = prepared.manifest
+    _check_averaged(metric, averaged, manifest)
     known = metrics_for(manifest.task)
     if metric not in known:
         raise Mistake(
@@ -109,8 +115,9 @@ def check_metric(metric: str, prepared: Prepared) -> None:
         parts[name] = scored(manifest.take(validation))
     problems = []
     for part, by_class in parts.items():
-        none = [name for name in manifest.classes if not by_class[name].positive]
-        nothing_else = [name for name in manifest.classes if not by_class[name].negative]
+        counted = averaged or manifest.classes
+        none = [name for name in counted if not by_class[name].positive]
+        nothing_else = [name for name in counted if not by_class[name].negative]
         if metric in EVERY_CLASS and none:
             problems.append(f"metric: {metric} isn't defined on the {part}, which has none of {_few(none)}; {WAYS}.")
         elif metric in RANKED and nothing_else:
@@ -121,6 +128,20 @@ def check_metric(metric: str, prepared: Prepared) -> None:
             problems.append(f"metric: {metric} isn't defined on the {part}, which has one grade only; {WAYS}.")
     if problems:
         raise Mistake(*problems)
+
+
+def _check_averaged(metric: str, averaged: Sequence[str] | None, manifest: Manifest) -> None:
+    if averaged is None:
+        return
+    if metric not in RANKED:
+        raise Mistake(
+            f"classes_averaged: {metric} is of all classes by its definition; leave classes_averaged out, or write one "
+            f"of {', '.join(sorted(RANKED))} as metric."
+        )
+    unknown = [name for name in averaged if name not in manifest.classes]
+    if unknown:
+        shown = _few([f'"{name}"' for name in unknown])
+        raise Mistake(f"classes_averaged: the dataset has no class {shown}.{nearest(unknown[0], manifest.classes)}")
 
 
 def _few(names: list[str]) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import fcntl
+import http.client
 import logging
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -102,7 +105,7 @@ def _ask(uri: str, seconds: float) -> str:
     scheme = parts.scheme.split("+")[0]
     try:
         if scheme in ("http", "https"):
-            with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=seconds):
+            with urllib.request.urlopen(f"{public_uri(uri).rstrip('/')}/health", timeout=seconds):
                 return ""
         with socket.create_connection((str(parts.hostname), parts.port or PORTS[scheme]), timeout=seconds):
             return ""
@@ -110,7 +113,7 @@ def _ask(uri: str, seconds: float) -> str:
         return f"it answers {error.code}" if error.code >= 500 else ""
     except urllib.error.URLError as error:
         return str(error.reason)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         return str(error)
 
 
@@ -178,7 +181,7 @@ def sync_once(folder: Path) -> None:
         driven = being_driven(folder)
         search, trials = _Record(folder).read()
         try:
-            Mirror(uri, search).update(trials, driven=driven)
+            Mirror(uri, search, folder).update(trials, driven=driven)
         except Exception as error:
             raise Mistake(
                 f"MLflow at {public_uri(uri)} failed ({_first_line(error, uri)}); try again: nothing is sent twice."
@@ -194,14 +197,22 @@ def follow(folder: Path, *, poll: float = POLL, longest_wait: float = LONGEST_WA
         longest_wait: seconds between two attempts in an outage; the first ones come sooner.
         patience: seconds for which an outage is borne after the driver has gone.
 
+    One at a time does so, and at most one more waits for it: a search that is killed and resumed often starts many.
+
     Returns:
-        Whether everything is in MLflow; if not, `medtune sync` completes it later.
+        Whether everything is in MLflow, or another process sees to it; if not, `medtune sync` completes it later.
 
     Raises:
         Mistake: MLflow is off for this search.
     """
     uri = tracking_uri(folder, settings(folder).mlflow)
-    with only_mirror(folder, wait=True):
+    try:
+        next_one = FileLock(folder / "sync.next.lock").acquire(timeout=0)
+    except Timeout:
+        return True  # one waits already, and will see all that this one would
+    with next_one:
+        lock = FileLock(folder / "sync.lock").acquire()
+    with lock:
         return _follow(folder, uri, poll, longest_wait, patience)
 
 
@@ -218,7 +229,7 @@ def _follow(folder: Path, uri: str, poll: float, longest_wait: float, patience: 
             seen_driven = time.monotonic()
         try:
             search, trials = record.read()
-            mirror = mirror or Mirror(uri, search)
+            mirror = mirror or Mirror(uri, search, folder)
             mirror.search = search
             mirror.update(trials, driven=driven)
         except Exception as error:
@@ -242,6 +253,18 @@ def _follow(folder: Path, uri: str, poll: float, longest_wait: float, patience: 
             trouble = False
             continue
         time.sleep(poll)
+
+
+def start_mirror(folder: Path) -> None:
+    """MLflow's mirror of the record, in a process of its own that outlives this one until it is up to date."""
+    with (folder / "mlflow.log").open("ab") as log:
+        subprocess.Popen(
+            [sys.executable, "-m", "search.cli", "sync", str(folder), "--follow"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
 
 
 def _first_line(error: Exception, uri: str) -> str:

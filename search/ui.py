@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from search.disclosure import public_uri
-from search.mirror import MLFLOW_SETTINGS, artifacts
+from search.mlflow_store import MLFLOW_SETTINGS, artifacts
 from search.tracking import reachable, settings, tracking_uri
 from spaces.mistakes import Mistake
 

@@ -68,7 +68,7 @@ class DatasetConfig(Strict):
     """Where images and labels lie, and how an image becomes the network's input."""
 
     reader: str
-    """Name of a reader: folder, csv, aptos2019, ..."""
+    """Name of a reader: folder, csv, aptos2019, ...; or `package.module:name` of a person's own."""
     root: str
     """Folder of the dataset, relative to the settings file or absolute."""
     options: dict[str, Any] = {}
@@ -99,6 +99,9 @@ class BudgetConfig(Strict):
     """Epochs of a trial that isn't stopped early."""
     hours: float | None = Field(default=None, gt=0)
     """Wall time of one launch; running trials are then left resumable."""
+    device_hours: float | None = Field(default=None, gt=0)
+    """Hours that all trials together may spend in epochs, times the accelerators of a trial (CPUs where it has none),
+    over all launches; running trials are then left resumable."""
 
 
 class StoppingConfig(Strict):
@@ -111,14 +114,28 @@ class StoppingConfig(Strict):
     """At a rung, about one of `eta` trials goes on."""
 
 
+class ComparisonConfig(Strict):
+    """What is settled about comparing configurations before anything is compared."""
+
+    margin: float | None = Field(default=None, gt=0, lt=1)
+    """Largest difference of the metric that wouldn't matter; a final says who is within it of the best."""
+
+
 class ResourcesConfig(Strict):
     """What one trial occupies, and how many run at once."""
 
+    workers: int = Field(default=1, ge=1)
+    """Processes that train one trial together, each with its share of every batch (Ray Train, DDP). More than one only
+    where a trial would take too long otherwise: starting them takes half a minute."""
     cpus: int = Field(default=1, ge=1)
+    """CPUs a worker."""
     accelerators: float = Field(default=0, ge=0, le=1)
-    """Accelerators a trial, at most one; a fraction shares it."""
+    """Accelerators a worker, at most one; a fraction shares it."""
     concurrent: int | Literal["auto"] = "auto"
     """Trials at once; `auto`: as many as fit."""
+    hang: float = Field(default=30, gt=0)
+    """Minutes without a step, an evaluated batch or a decoded image after which a trial's process counts as hanging:
+    it is ended, with the stacks of its threads in the trial's folder, and tried again once."""
 
     @field_validator("concurrent")
     @classmethod
@@ -145,6 +162,10 @@ class SearchConfig(Strict):
     budget: BudgetConfig = BudgetConfig()
     metric: Metric | None = None
     """What a trial's value is, on the validation set; the reader's own by default."""
+    classes_averaged: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """Classes or findings that a macro metric is averaged over: all by default. A choice made before the search, where
+    some can't be estimated on validation or test, and told with every result."""
+    comparison: ComparisonConfig = ComparisonConfig()
     direction: Direction | None = None
     """Follows from the metric; may be said, and must then agree."""
     stopping: StoppingConfig = StoppingConfig()
@@ -161,6 +182,8 @@ class SearchConfig(Strict):
     there."""
     mlflow: str = "local"
     """`local` (SQLite beside the searches), `off`, or a tracking URI."""
+    tags: tuple[str, ...] = ()
+    """Words that `medtune ls` shows with the search."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     strategy: Strategy = "free"
     """`compare`: every backbone gets as many trials, with a sampler of its own, so that they can be compared."""
@@ -189,6 +212,13 @@ class SearchConfig(Strict):
     def _no_repeats(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(value)) != len(value):
             raise ValueError("should not name a backbone twice")
+        return value
+
+    @field_validator("classes_averaged")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value and len(set(value)) != len(value):
+            raise ValueError("should not name a class twice")
         return value
 
     @model_validator(mode="after")
@@ -220,6 +250,8 @@ class TrialConfig(Strict):
     weights: str
     """`pretrained`, `random`, or the path of an official file."""
     metric: Metric
+    classes_averaged: tuple[str, ...] | None = None
+    """Classes that the metric is averaged over; None is all."""
     epochs: int = Field(ge=1)
     seed: int = Field(ge=0)
 

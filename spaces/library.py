@@ -162,6 +162,7 @@ def trial_config(
     name = str(point["backbone"])
     weights = config.weights if isinstance(config.weights, str) else config.weights.get(name, "pretrained")
     settings = {"policy": policy, "augmentation": config.dataset.augmentation, "view_seed": config.seed}
+    settings["classes_averaged"] = config.classes_averaged
     settings |= {**trial_fields(config), **point}
     return TrialConfig.model_validate(
         {"weights": weights, "metric": metric, "epochs": config.budget.epochs, "seed": seed, **settings}

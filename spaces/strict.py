@@ -11,10 +11,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 
 from spaces.mistakes import Mistake, nearest
 
 MAX_YAML_BYTES = 1 << 20
+MAX_YAML_DEPTH = 20  # the parser's time grows with the square of it, and Python's stack ends
 
 
 class Strict(BaseModel):
@@ -62,7 +64,8 @@ def read_yaml(path: Path) -> Any:
     """Plain data from a YAML 1.2 file, read safely.
 
     Raises:
-        Mistake: no such file, not YAML, a repeated key, a tag, an anchor or alias, or more than one MiB.
+        Mistake: no such file, not YAML, a repeated key, a tag, an anchor or alias, more than one MiB, or more than 20
+            levels.
     """
     try:
         if path.stat().st_size > MAX_YAML_BYTES:
@@ -77,11 +80,14 @@ def read_yaml(path: Path) -> Any:
 
 def parse_yaml(text: str, where: str) -> Any:
     """As `read_yaml`, from a string; `where` begins the sentence of a mistake."""
-    yaml = YAML(typ="safe", pure=True)
+    yaml, depth = YAML(typ="safe", pure=True), 0
     try:
         for event in yaml.parse(text):
             tag = getattr(event, "tag", None)
             line = event.start_mark.line + 1
+            depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+            if depth > MAX_YAML_DEPTH:
+                raise Mistake(f"{where}: line {line}: more than {MAX_YAML_DEPTH} levels deep; settings have a few.")
             if getattr(event, "anchor", None):
                 raise Mistake(f"{where}: line {line}: anchors and aliases aren't allowed here; write the value out.")
             if tag:
@@ -96,6 +102,8 @@ def parse_yaml(text: str, where: str) -> Any:
         raise Mistake(f"{where}: line {line}: not valid YAML: {error.problem}.") from None
     except YAMLError as error:
         raise Mistake(f"{where}: not valid YAML: {str(error).splitlines()[0]}.") from None
+    except ValueError as error:  # a value that looks like a date or a number, and is none
+        raise Mistake(f"{where}: holds a value that can't be read ({error}); put it into quotes.") from None
 
 
 def _sentence(cls: type[BaseModel], error: dict[str, Any], where: str) -> str:

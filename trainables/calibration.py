@@ -84,12 +84,20 @@ def temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
     logits = _logits(probabilities, several)
     if several and np.isnan(labels).all():
         raise Undefined("no row is scored")
+    if several:
+        known = ~np.isnan(labels)
+        above = np.where(labels[known] == 1, -logits[known], logits[known])
+    else:
+        above = logits - logits[np.arange(len(labels)), labels][:, None]
+        most = above.max(axis=1, keepdims=True)
+        above -= most
 
     def loss(log_temperature: float) -> float:
-        scaled = logits / math.exp(log_temperature)
+        """Of what is true, by how far the logits of what isn't lie above its own."""
+        scale = math.exp(log_temperature)
         if several:
-            return float(np.nanmean(np.logaddexp(0, scaled) - labels * scaled))
-        return float((special.logsumexp(scaled, axis=1) - scaled[np.arange(len(labels)), labels]).mean())
+            return float(np.logaddexp(0, above / scale).mean())
+        return float((most[:, 0] / scale + np.log(np.exp(above / scale).sum(axis=1))).mean())
 
     found = minimize_scalar(loss, bounds=(math.log(COLDEST), math.log(HOTTEST)), method="bounded")
     return math.exp(float(found.x))
@@ -188,7 +196,29 @@ def operating_point(
     positive, scores = against_rest(*checked(labels, probabilities, classes), of_class)
     _need_both("validation", positive)
     threshold, sensitivity, specificity = _threshold(positive, scores, target, wanted)
-    test_labels, test_probabilities = checked(test_labels, test_probabilities, classes)
+    found = at_threshold(
+        test_labels, test_probabilities, test_groups, of_class=of_class, threshold=threshold, resamples=resamples,
+        level=level, seed=seed,
+    )  # fmt: skip
+    return OperatingPoint(target, wanted, threshold, sensitivity, specificity, *found)
+
+
+def at_threshold(
+    test_labels: np.ndarray,
+    test_probabilities: np.ndarray,
+    test_groups: np.ndarray,
+    *,
+    of_class: int,
+    threshold: float,
+    resamples: int = 10_000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[Interval, Interval]:
+    """Sensitivity and specificity of one class, or finding, at a threshold that was fixed elsewhere.
+
+    Args and raises: as for `operating_point`.
+    """
+    test_labels, test_probabilities = checked(test_labels, test_probabilities, test_probabilities.shape[-1])
     truth, test_scores = against_rest(test_labels, test_probabilities, of_class)
     scored = slice(None) if test_labels.ndim == 1 else ~np.isnan(test_labels[:, of_class])
     _need_both("test", truth)
@@ -203,9 +233,7 @@ def operating_point(
             "accuracy", ones, decided, groups, classes=2, resamples=resamples, level=level, seed=seed
         )
 
-    return OperatingPoint(
-        target, wanted, threshold, sensitivity, specificity, share(truth, called), share(~truth, ~called)
-    )
+    return share(truth, called), share(~truth, ~called)
 
 
 def _threshold(positive: np.ndarray, scores: np.ndarray, target: Target, wanted: float) -> tuple[float, float, float]:

@@ -1,7 +1,8 @@
 """A trial's checkpoint: what is trained, the optimizer, the average, the random state, and what was reported.
 
 A folder `epoch-0007` holds `tensors.safetensors` and `state.json`; the JSON carries the tensors' digest. It is written
-whole or not at all, and the one before is removed only after that. A damaged one is passed over for the one before.
+whole or not at all. Until a trial's last epoch the two newest are kept: a damaged one is passed over for the one
+before.
 """
 
 from __future__ import annotations
@@ -45,8 +46,9 @@ class Checkpoint:
         self.tensors |= {f"{kind}/{name}": t.detach().to("cpu").contiguous() for name, t in tensors.items()}
 
 
-def save(folder: Path, checkpoint: Checkpoint, keep: int = 1) -> Path:
-    """Writes a checkpoint into `folder`, then removes all but the `keep` newest. One process writes at a time."""
+def save(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
+    """Writes a checkpoint into `folder`, then removes all but the `keep` newest, and those of later epochs: they can't
+    be used, or the trial had gone on from them. One process writes at a time."""
     folder.mkdir(parents=True, exist_ok=True)
     remove_partial(folder, "epoch-*")
     path = folder / f"epoch-{checkpoint.epoch:04d}"
@@ -61,8 +63,11 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int = 1) -> Path:
         }
         state["self"] = _self_digest(state)
         (temporary / STATE).write_text(json.dumps(state), encoding="utf-8")
-    for old in _newest_first(folder)[keep:]:
-        shutil.rmtree(old, ignore_errors=True)
+    found = _newest_first(folder)
+    kept = [one for one in found if one.name <= path.name][:keep]
+    for other in found:
+        if other not in kept:
+            shutil.rmtree(other, ignore_errors=True)
     return path
 
 

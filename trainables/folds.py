@@ -10,7 +10,7 @@ import numpy as np
 
 from spaces.config import TrialConfig
 from trainables.data.parts import TrialData
-from trainables.loop import EpochReport, fine_tune
+from trainables.loop import EpochReport, Report, fine_tune
 from trainables.place import Place
 from trainables.predictions import Predictions, numbers_of
 from trainables.prefix import ActivationStore, Counts
@@ -29,12 +29,17 @@ class Valued:
     counts: Counts
 
 
+def fold_folder(folder: Path, fold: int, folds: int) -> Path:
+    """Of a trial's folder, what belongs to one of its folds, counted from 0; of a plain split the folder itself."""
+    return folder / f"fold-{fold + 1}" if folds > 1 else folder
+
+
 def fine_tune_folds(
     config: TrialConfig,
     data: Callable[[int], TrialData],
     folds: int,
     folder: Path,
-    report: Callable[[EpochReport], None],
+    report: Report,
     place: Place,
     store: ActivationStore | None = None,
     pause: float = 0,
@@ -48,23 +53,23 @@ def fine_tune_folds(
         folder: each fold's checkpoints go into a folder of their own in it; those of a plain split into itself.
 
     Raises:
-        Diverged, Infeasible: as `trainables.loop.fine_tune`, in whichever fold it happens.
+        Diverged, Infeasible, Stopped: as `trainables.loop.fine_tune`, in whichever fold it happens.
     """
-    values, probabilities, truth, groups, number = [], [], [], [], []
+    values, probabilities, earlier, truth, groups, number = [], [], [], [], [], []
     counts = Counts()
     for fold in range(folds):
         of_fold = data(fold)
         before = fold * config.epochs
 
-        def tell(epoch: EpochReport, before: int = before) -> None:
-            report(replace(epoch, epoch=epoch.epoch + before))
+        def tell(epoch: EpochReport, before: int = before) -> bool | None:
+            return report(replace(epoch, epoch=epoch.epoch + before))
 
-        inside = folder / f"fold-{fold + 1}" if folds > 1 else folder
-        outcome = fine_tune(config, of_fold, inside, tell, place, store=store, pause=pause)
+        outcome = fine_tune(config, of_fold, fold_folder(folder, fold, folds), tell, place, store=store, pause=pause)
         assert outcome.value is not None  # it was judged
         units = of_fold.validation.units
         values.append(outcome.value)
         probabilities.append(outcome.probabilities)
+        earlier.append(outcome.earlier)
         truth.append(units.truth)
         groups.append(units.groups)
         number.append(np.full(len(units), fold))
@@ -79,6 +84,7 @@ def fine_tune_folds(
             truth=np.concatenate(truth),
             groups=numbers_of(np.concatenate(groups)),
             fold=np.concatenate(number),
+            earlier=np.concatenate(earlier, axis=1),
         ),
         counts=counts,
     )

@@ -6,6 +6,7 @@ from what each group adds to the metric. Shapes: S seeds, N rows, G groups, C cl
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Protocol
 
@@ -13,7 +14,8 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.stats import rankdata
 
-from trainables.metrics import RANKED, Over, against_rest, averaged, predicted
+from trainables.metrics import PROPER, RANKED, Over, against_rest, averaged, predicted
+from trainables.proper import Sums, mean_of_terms, row_losses
 
 CELLS_AT_ONCE = 4_000_000  # numbers held by one step over groups
 
@@ -44,18 +46,26 @@ def grouped_metric(
     chosen = averaged(metric, labels, classes, over)
     if metric in RANKED:
         return _Ranked(metric, labels, probabilities, group_of_row, chosen)
-    return _Thresholded(metric, labels, predicted(probabilities), group_of_row, classes)
+    if metric in PROPER:
+        return _Additive(row_losses(metric, labels, probabilities, chosen), mean_of_terms, group_of_row)
+    addends, value = _OF_SUMS[metric]
+    return _Additive(addends(labels, predicted(probabilities), classes), value, group_of_row)
 
 
-class _Thresholded:
-    """Metrics of predicted classes, from sums over rows to which every group adds its own."""
+class _Additive:
+    """Metrics that are functions of sums over rows, to which every group adds its own."""
 
     def __init__(
-        self, metric: str, labels: np.ndarray, predictions: np.ndarray, group_of_row: np.ndarray, classes: int
+        self, sums: Sums, value: Callable[[np.ndarray, np.ndarray], np.ndarray], group_of_row: np.ndarray
     ) -> None:
-        addends, self.value = _OF_SUMS[metric]
-        of_seed, of_rows = addends(labels, predictions, classes)
-        self.seeds, rows = predictions.shape
+        """
+        Args:
+            sums: what a row adds to those of each seed [S, F, N], and to those of all seeds [F', N].
+            value: the metric [S, B] from the sums [S, F, B] and [F', B].
+        """
+        of_seed, of_rows = sums
+        self.value = value
+        self.seeds, _, rows = of_seed.shape
         by_group = _adding_up(np.arange(rows), group_of_row, (rows, int(group_of_row.max()) + 1), np.float64)
         self.sums = csr_array(np.concatenate([of_seed.reshape(-1, rows), of_rows]).astype(float)) @ by_group
         self.own = of_seed.shape[0] * of_seed.shape[1]

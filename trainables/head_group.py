@@ -20,13 +20,24 @@ from torch import Tensor, nn
 from spaces.config import TrialConfig
 from spaces.strict import digest
 from trainables import checkpoint as checkpoints
+from trainables import watchdog
 from trainables.augment import Augment
 from trainables.checkpoint import Checkpoint
 from trainables.data.order import epoch_order, global_batches
 from trainables.data.parts import TrialData
 from trainables.data.strata import strata_of
 from trainables.heads import LinearHead
-from trainables.loop import Diverged, EpochReport, Infeasible, evaluated, first_infinite, trial_value, warmup_cosine
+from trainables.loop import (
+    Diverged,
+    EpochReport,
+    Infeasible,
+    counted_epochs,
+    evaluated,
+    first_infinite,
+    stacked,
+    trial_value,
+    warmup_cosine,
+)
 from trainables.mixup import Mixup
 from trainables.model import Model, build_model
 from trainables.place import Place
@@ -60,13 +71,24 @@ class Member:
     model: Model
     """Its head is what the group trains; the backbone is the group's."""
     reports: list[EpochReport] = field(default_factory=list)
-    probabilities: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
+    recent: list[np.ndarray] = field(default_factory=list)
+    """Validation predictions [U, L] of the epochs that would count in its value, were the newest the last."""
     ended: Diverged | Infeasible | None = None
     """Why it ended before its time."""
     stopped: bool = False
     told: int = 0
     """Reports that were told."""
     value: float | None = None
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """Of the newest epoch."""
+        return self.recent[-1]
+
+    @property
+    def earlier(self) -> np.ndarray:
+        """[E, U, L] of the epochs before it that count."""
+        return stacked(self.recent[:-1], self.probabilities)
 
     @property
     def linear(self) -> nn.Linear:
@@ -82,6 +104,7 @@ def fine_tune_heads(
     place: Place | None = None,
     store: ActivationStore | None = None,
     pause: float = 0,
+    folders: Sequence[Path] | None = None,
 ) -> tuple[list[Member], Counts]:
     """Trains the heads of all trials together.
 
@@ -93,6 +116,7 @@ def fine_tune_heads(
             the group goes on from a checkpoint, called first again for the epochs that were done.
         place: one worker's.
         pause: as for `fine_tune`.
+        folders: each trial's own, where it is kept what groups do to its scores; None keeps nothing.
 
     Returns:
         The trials, with their values or why they have none.
@@ -135,10 +159,13 @@ def fine_tune_heads(
                 share_KB = shares.gather(1, rows_KB)
                 x_KBD, wanted = _mixed(x_KBD, share_KB), _mixed(wanted, share_KB)
             losses[step] = heads.step(x_KBD, wanted)
+            watchdog.beat()
         of_trials = losses.T.cpu()
         share = (time.time() - started) / len(running)  # of the pass, which is no trial's own
         for k in running:
-            _close_epoch(members[k], epoch, of_trials[k], heads, k, judged_VD, data, time.time() - share)
+            own = folders[k] if folders else None
+            _close_epoch(members[k], epoch, of_trials[k], heads, k, judged_VD, data, time.time() - share, own)
+            watchdog.beat()
         if epoch + 1 == first.epochs or time.monotonic() - saved_at >= pause:
             saved.save(epoch + 1)
             saved_at = time.monotonic()
@@ -204,6 +231,7 @@ def _close_epoch(
     judged_VD: Tensor,
     data: TrialData,
     started: float,
+    folder: Path | None,
 ) -> None:
     """Evaluates one trial after an epoch, or ends it."""
     config, steps = member.config, len(losses)
@@ -213,11 +241,12 @@ def _close_epoch(
         return
     output, units = member.model.output, data.validation.units
     outputs = heads.outputs(k, judged_VD).cpu().numpy()
-    member.probabilities = units.combined(output.judge(outputs, units))
-    if not np.isfinite(member.probabilities).all():
+    probabilities = units.combined(output.judge(outputs, units))
+    if not np.isfinite(probabilities).all():
         member.ended = Diverged(f"the predictions weren't finite after step {(epoch + 1) * steps}")
         return
-    member.reports.append(evaluated(epoch + 1, config, data, member.probabilities, losses, started))
+    member.recent = [*member.recent, probabilities][-counted_epochs(config) :]
+    member.reports.append(evaluated(epoch + 1, config, data, probabilities, losses, started, folder))
 
 
 class _Heads:
@@ -326,7 +355,8 @@ class _Saved:
         for member, place in zip(self.members, places, strict=True):
             told = found.state["reports"][place]
             member.reports = [EpochReport(**{**r, "step_losses": tuple(r["step_losses"])}) for r in told]
-            member.probabilities = found.kind("validation")[str(place)].numpy()
+            kept = found.kind(f"validation{place}")
+            member.recent = [kept[number].numpy() for number in sorted(kept, key=int)]
             member.model.output.load_state_dict(found.kind(f"output{place}"), strict=False)
         return found.epoch
 
@@ -340,8 +370,7 @@ class _Saved:
         }
         new = Checkpoint(epoch, self.group, state=state)
         new.add("heads", self.heads.state())
-        predictions = {str(k): torch.from_numpy(m.probabilities) for k, m in enumerate(self.members)}
-        new.add("validation", predictions)
         for k, member in enumerate(self.members):
+            new.add(f"validation{k}", {str(i): torch.from_numpy(p) for i, p in enumerate(member.recent)})
             new.add(f"output{k}", dict(member.model.output.state_dict()))
-        checkpoints.save(self.folder, new)
+        checkpoints.save(self.folder, new, keep=1 if epoch == self.members[0].config.epochs else 2)

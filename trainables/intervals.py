@@ -148,6 +148,25 @@ def standard_error(
     Takes milliseconds, for use after every epoch. Arguments as for `group_bootstrap`. None where it can't be known: a
     single group, an undefined metric, or one that leaving out a group makes undefined.
     """
+    moved = influence(metric, labels, probabilities, groups, classes, over=over)
+    return None if moved is None else error_of(moved)
+
+
+def influence(
+    metric: str,
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    groups: np.ndarray,
+    classes: int,
+    *,
+    over: Over = None,
+) -> np.ndarray | None:
+    """How far each group moves a metric [G], in the order of their names: the jackknife's G - 1 times the difference
+    that leaving it out makes, whose mean is 0.
+
+    The influence on a difference of two metrics is the difference of theirs, so that its standard error (`error_of`)
+    is paired over groups. Arguments, and None, as for `standard_error`.
+    """
     try:
         labels, probabilities = checked(labels, probabilities, classes)
     except Undefined:
@@ -158,7 +177,13 @@ def standard_error(
     left_out = grouped_metric(metric, labels, stacked, group_of_row, classes, over=over).without_each().mean(axis=0)
     if count < 2 or not np.isfinite(left_out).all():
         return None
-    return math.sqrt((count - 1) * float(left_out.var()))
+    return (count - 1) * (left_out.mean() - left_out)
+
+
+def error_of(influence: np.ndarray) -> float:
+    """Jackknife standard error from what each group does [G]."""
+    groups = len(influence)
+    return math.sqrt(float(np.square(influence).sum()) / (groups * (groups - 1)))
 
 
 def within_range(metric: str, value: float, half: float) -> tuple[float, float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -23,16 +24,19 @@ from torch.optim.lr_scheduler import LambdaLR
 from spaces.config import METRICS, TrialConfig
 from spaces.strict import digest
 from trainables import checkpoint as checkpoints
+from trainables import watchdog
 from trainables.augment import Augment
 from trainables.average import Average
 from trainables.best_epoch import BestEpoch
+from trainables.calibration import temperature, tempered
 from trainables.checkpoint import Checkpoint
 from trainables.data.order import epoch_order, global_batches, rank_share
 from trainables.data.parts import Part, TrialData
 from trainables.data.strata import strata_of
 from trainables.freezing import parameter_groups
-from trainables.intervals import standard_error
-from trainables.metrics import Undefined, compute, summary
+from trainables.influence import keep as keep_influence
+from trainables.intervals import error_of, influence
+from trainables.metrics import Undefined, classes_numbered, compute, summary
 from trainables.mixup import MixedForward, Mixup, mix
 from trainables.model import Model, averaged_state, build_model, load_trained_state, trained_state
 from trainables.place import Place
@@ -40,6 +44,7 @@ from trainables.prefix import BATCH, ActivationStore, Counts, Prefix
 
 ALONE = Place()
 LEAST_OF_SAVING = 20  # times what the last checkpoint took must pass before the next, where a pause is asked for
+TEMPERED = "tempered_log_loss"
 LAST = 3  # epochs that a value without an average is the mean of
 
 
@@ -77,6 +82,16 @@ class Outcome:
     model: Model
     counts: Counts
     """Of training images: how much of the frozen part was computed, and how much of it was there."""
+    earlier: np.ndarray
+    """As `probabilities`, of the epochs before the last that count in `value`: float32 [E, U, classes]."""
+
+
+Report = Callable[[EpochReport], bool | None]
+"""Gets a report; False when the trial isn't to go on."""
+
+
+class Stopped(Exception):
+    """Whoever gets the reports doesn't want the trial to go on."""
 
 
 class Diverged(Exception):
@@ -91,7 +106,7 @@ def fine_tune(
     config: TrialConfig,
     data: TrialData,
     folder: Path | None = None,
-    report: Callable[[EpochReport], None] = lambda _: None,
+    report: Report = lambda _: None,
     place: Place = ALONE,
     judged: bool = True,
     store: ActivationStore | None = None,
@@ -114,6 +129,7 @@ def fine_tune(
     Raises:
         Diverged: with the step at which the loss stopped being finite.
         Infeasible: with what doesn't fit.
+        Stopped: in every process, once `report` gave False.
     """
     torch.manual_seed(config.seed)
     model = build_model(config, len(data.classes), data.task).to(place.device)
@@ -147,9 +163,9 @@ def fine_tune(
     state = _Resumable(config, data, folder, model, optimizer, schedule, average, best, place)
     reports: list[EpochReport] = state.restore()
     probabilities = np.empty((0, len(data.classes)), np.float32)
+    recent = state.recent
 
-    for earlier in reports if place.first else ():
-        report(earlier)  # the process may have died between an epoch's checkpoint and its report
+    _tell(reports, report, place)  # the process may have died between an epoch's checkpoint and its report
 
     told, saved_at, saving = len(reports), time.monotonic(), 0.0
     for epoch in range(len(reports), config.epochs):
@@ -175,6 +191,7 @@ def fine_tune(
             if average:
                 average.update(averaged_state(model))
             losses[step] = loss.detach()
+            watchdog.beat()
 
         step_losses = place.sum(losses).cpu()
         _refuse_divergence(step_losses, epoch * steps_an_epoch)
@@ -182,17 +199,18 @@ def fine_tune(
             probabilities = judge(model, validation, judged)
             if not np.isfinite(probabilities).all():  # the epoch's last step alone can do that
                 raise Diverged(f"the predictions weren't finite after step {(epoch + 1) * steps_an_epoch}")
-            reports.append(evaluated(epoch + 1, config, data, probabilities, step_losses, started))
+            own = folder if judged and place.first else None
+            reports.append(evaluated(epoch + 1, config, data, probabilities, step_losses, started, own))
+            recent.append(probabilities)
             if best:
                 best.offer(reports[-1].value, trained_state(model), probabilities)
         due = epoch + 1 == config.epochs or time.monotonic() - saved_at >= max(pause, saving)
         if place.agree(due):
             saving_from = time.monotonic()
-            state.save(reports, probabilities)
+            state.save(reports)
             saved_at = time.monotonic()
             saving = LEAST_OF_SAVING * (saved_at - saving_from) if pause else 0.0
-            for new in reports[told:] if place.first else ():
-                report(new)
+            _tell(reports[told:], report, place)
             told = len(reports)
 
     with average.in_place_of(averaged_state(model)) if average else nullcontext():
@@ -207,7 +225,16 @@ def fine_tune(
         value = trial_value(config, [r.value for r in reports]) if judged else None
     except Infeasible as reason:
         raise Infeasible(f"{reason}: {next(r.undefined for r in reversed(reports) if r.undefined)}") from None
-    return Outcome(value, tuple(reports), probabilities, model, prefix.counts)
+    return Outcome(
+        value, tuple(reports), probabilities, model, prefix.counts, stacked(list(recent)[:-1], probabilities)
+    )
+
+
+def _tell(reports: Sequence[EpochReport], report: Report, place: Place) -> None:
+    """From the first process. All stop together, so that none waits for another."""
+    goes_on = [report(new) is not False for new in reports] if place.first else []
+    if not place.agree(all(goes_on)):
+        raise Stopped
 
 
 def predict(model: Model, config: TrialConfig, part: Part, place: Place = ALONE) -> np.ndarray:
@@ -241,6 +268,7 @@ def predict_outputs(model: Model, prefix: Prefix) -> np.ndarray:
         given = prefix(torch.from_numpy(rows[start : start + BATCH]))
         with torch.autocast(place.device.type, torch.bfloat16, enabled=place.device.type == "cuda"):
             outputs.append((model(given) if model.stem_trained else model.from_hidden(given)).float())
+        watchdog.beat()
     return place.gather(torch.cat(outputs), total).cpu().numpy()
 
 
@@ -258,6 +286,16 @@ def warmup_cosine(step: int, steps: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1.0, steps - rise)))
 
 
+def counted_epochs(config: TrialConfig) -> int:
+    """Epochs, up to the last, whose values a trial's value is the mean of."""
+    return 1 if config.ema or config.value == "best" else LAST
+
+
+def stacked(earlier: Sequence[np.ndarray], like: np.ndarray) -> np.ndarray:
+    """Predictions [E, U, classes] of several epochs, each like the given one, or of none."""
+    return np.stack(earlier) if earlier else np.empty((0, *like.shape), like.dtype)
+
+
 def trial_value(config: TrialConfig, values: Sequence[float | None]) -> float:
     """A trial's value after these epochs: the last epoch's with an average of weights, else the mean of the last three.
 
@@ -272,7 +310,7 @@ def trial_value(config: TrialConfig, values: Sequence[float | None]) -> float:
         if not known:
             raise Infeasible(f"{config.metric} isn't defined on the validation set after any epoch")
         return max(known) if METRICS[config.metric] == "maximize" else min(known)
-    counted = values[-1:] if config.ema else values[-LAST:]
+    counted = values[-counted_epochs(config) :]
     defined = [value for value in counted if value is not None]
     if len(defined) < len(counted):
         raise Infeasible(f"{config.metric} isn't defined on the validation set after the last epochs")
@@ -280,17 +318,35 @@ def trial_value(config: TrialConfig, values: Sequence[float | None]) -> float:
 
 
 def evaluated(
-    epoch: int, config: TrialConfig, data: TrialData, probabilities: np.ndarray, losses: Tensor, started: float
+    epoch: int,
+    config: TrialConfig,
+    data: TrialData,
+    probabilities: np.ndarray,
+    losses: Tensor,
+    started: float,
+    folder: Path | None = None,
 ) -> EpochReport:
-    """The report of an epoch from the probabilities [U, classes] of the validation units and the steps' losses."""
+    """The report of an epoch from the probabilities [U, classes] of the validation units and the steps' losses.
+
+    Args:
+        folder: of the trial, where it is kept what each group does to its scores (`trainables.influence`).
+    """
     units, classes = data.validation.units, len(data.classes)
-    value, error, undefined = None, None, ""
+    over = classes_numbered(config.classes_averaged, data.classes)
+    value, error, undefined, moved = None, None, "", None
     try:
-        value = compute(config.metric, units.truth, probabilities, classes)
-        error = standard_error(config.metric, units.truth, probabilities, units.groups, classes)
+        value = compute(config.metric, units.truth, probabilities, classes, over=over)
+        moved = influence(config.metric, units.truth, probabilities, units.groups, classes, over=over)
+        error = None if moved is None else error_of(moved)
     except Undefined as reason:
         undefined = str(reason)
-    others = summary(units.truth, probabilities, classes, data.task)
+    others = summary(units.truth, probabilities, classes, data.task, over=over)
+    proper, moved_proper = tempered_log_loss(config, data, probabilities)
+    others[TEMPERED] = proper
+    if folder is not None:
+        none = np.full(len(np.unique(units.groups)), np.nan)
+        rows = [none if one is None else one for one in (moved, moved_proper)]
+        keep_influence(folder, epoch, config.epochs, np.stack(rows))
     now = time.time()
     return EpochReport(
         epoch=epoch,
@@ -303,6 +359,27 @@ def evaluated(
         time=now,
         step_losses=tuple(losses.tolist()),
     )
+
+
+def tempered_log_loss(
+    config: TrialConfig, data: TrialData, probabilities: np.ndarray
+) -> tuple[float | None, np.ndarray | None]:
+    """A proper score that smoothing, mixup and a focal loss don't put at a disadvantage: the log loss at the
+    temperature that suits the validation set best; and each group's influence on it [G]. Lower is better.
+
+    None where the outputs weren't learned as probabilities (`loss: regression`), or it isn't defined.
+    """
+    if config.loss == "regression":
+        return None, None
+    units, classes, several = data.validation.units, len(data.classes), data.task == "multilabel"
+    over = classes_numbered(config.classes_averaged, data.classes) if several else None
+    try:
+        best = temperature(units.truth, probabilities)
+        suited = tempered(probabilities, best, several=several)
+        value = compute("log_loss", units.truth, suited, classes, over=over)
+    except Undefined:
+        return None, None
+    return value, influence("log_loss", units.truth, suited, units.groups, classes, over=over)
 
 
 def _refuse_uneven_workers(config: TrialConfig, rows: int, place: Place) -> None:
@@ -344,10 +421,12 @@ class _Resumable:
         place: Place,
     ) -> None:
         self.model, self.optimizer, self.schedule, self.average = model, optimizer, schedule, average
-        self.best, self.place = best, place
+        self.best, self.place, self.epochs = best, place, config.epochs
         self.folder = folder / "checkpoints" if folder else None
         self.trial = digest({"config": config.plain(), "data": data.digest()})
         self.names = {id(parameter): name for name, parameter in model.named_parameters()}
+        self.recent: deque[np.ndarray] = deque(maxlen=counted_epochs(config))
+        """Validation predictions [U, classes] of the epochs that would count, were the newest the last."""
 
     def restore(self) -> list[EpochReport]:
         """Puts the newest checkpoint back; the reports of the epochs done."""
@@ -363,10 +442,12 @@ class _Resumable:
             self.average.load(found.kind("average"), found.state["average_steps"])
         if self.best:
             self.best.restore(found)
+        kept = found.kind("validation")
+        self.recent.extend(kept[number].numpy() for number in sorted(kept, key=int))
         checkpoints.set_random_state(found.kind(f"random{self.place.rank}") or found.kind("random0"), self.place.device)
         return [EpochReport(**{**r, "step_losses": tuple(r["step_losses"])}) for r in found.state["reports"]]
 
-    def save(self, reports: list[EpochReport], probabilities: np.ndarray) -> None:
+    def save(self, reports: list[EpochReport]) -> None:
         """Writes a checkpoint, with the validation predictions: a trial that is stopped here keeps its last ones."""
         if self.folder is None:
             return
@@ -378,7 +459,7 @@ class _Resumable:
             }
             new = Checkpoint(reports[-1].epoch, self.trial, state=state)
             new.add("model", trained_state(self.model))
-            new.add("validation", {"probabilities": torch.from_numpy(probabilities)})
+            new.add("validation", {str(i): torch.from_numpy(p) for i, p in enumerate(self.recent)})
             new.add("optimizer", checkpoints.optimizer_tensors(self.optimizer, self.names))
             for rank, generator in enumerate(generators):
                 new.add(f"random{rank}", generator)
@@ -387,5 +468,5 @@ class _Resumable:
                 state["average_steps"] = self.average.steps
             if self.best:
                 self.best.save(new)
-            checkpoints.save(self.folder, new)
+            checkpoints.save(self.folder, new, keep=1 if new.epoch == self.epochs else 2)
         self.place.wait()

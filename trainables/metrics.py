@@ -228,6 +228,11 @@ def averaged(metric: str, labels: np.ndarray, classes: int, over: Over) -> list[
     return chosen
 
 
+def classes_numbered(averaged: Sequence[str] | None, names: Sequence[str]) -> Over:
+    """Numbers, among all `names`, of the classes that are averaged over; None where that is all of them."""
+    return None if averaged is None else [list(names).index(name) for name in averaged]
+
+
 def against_rest(labels: np.ndarray, probabilities: np.ndarray, c: int) -> tuple[np.ndarray, np.ndarray]:
     """Whether a row is of class c, bool [n], and its score for it [..., n], of the n rows that are scored for it."""
     if labels.ndim == 1:
@@ -282,13 +287,13 @@ def _quadratic_weighted_kappa(labels: np.ndarray, probabilities: np.ndarray, ove
 
 def _log_loss(labels: np.ndarray, probabilities: np.ndarray, over: list[int]) -> float:
     if labels.ndim == 1:
-        return log_loss(labels, _summing_to_one(probabilities), labels=over)
+        return log_loss(labels, summing_to_one(probabilities), labels=over)
     return float(np.mean([log_loss(*pair, labels=[False, True]) for pair in _scored(labels, probabilities, over)]))
 
 
 def _brier(labels: np.ndarray, probabilities: np.ndarray, over: list[int]) -> float:
     if labels.ndim == 1:
-        return brier_score_loss(labels, _summing_to_one(probabilities), labels=over)
+        return brier_score_loss(labels, summing_to_one(probabilities), labels=over)
     pairs = _scored(labels, probabilities, over)
     return float(np.mean([np.square(positive - scores.astype(float)).mean() for positive, scores in pairs]))
 
@@ -338,7 +343,12 @@ def _named(numbers: list[int]) -> str:
     return ", ".join(map(str, numbers[:10])) + (", ..." if len(numbers) > 10 else "")
 
 
-def _summing_to_one(probabilities: np.ndarray) -> np.ndarray:
+def summing_to_one(probabilities: np.ndarray) -> np.ndarray:
+    """Probabilities [N, C] that sum to one exactly, from such that do but for rounding.
+
+    Raises:
+        Undefined: they don't.
+    """
     sums = probabilities.sum(axis=1, dtype=float)
     if np.abs(sums - 1).max() > 1e-3 or probabilities.min() < 0:
         raise Undefined("the rows' numbers aren't probabilities that sum to one")

@@ -1,9 +1,14 @@
-"""A finished model on disk: `model.safetensors` with every weight, `model.json` with all that is needed to use it."""
+"""A finished model on disk: `model.safetensors` with every weight, `model.json` with all that is needed to use it.
+
+An ensemble is a folder of such folders with a `model.json` of its own.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import json
+import os
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +19,15 @@ from safetensors.torch import load_file, save_file
 from spaces.backbone import backbone
 from spaces.config import FORMAT, TrialConfig
 from spaces.mistakes import Mistake
-from spaces.strict import digest
+from trainables.card import CARD as CARD
+from trainables.card import ENSEMBLE, MODEL, write_card
+from trainables.card import read_card as read_card
 from trainables.data.manifest import Task
 from trainables.data.pixels import PixelSpec
-from trainables.files import folder_atomic, write_json
+from trainables.files import folder_atomic
 from trainables.model import Model, build_model
 
-WEIGHTS, CARD = "model.safetensors", "model.json"
+WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ def save_model(folder: Path, trained: Trained, more: dict[str, Any]) -> None:
             weights_digest = hashlib.file_digest(file, "sha256").hexdigest()
         card = {
             "format": FORMAT,
-            "kind": "medtune model",
+            "kind": MODEL,
             "weights": weights_digest,
             "config": {**config.plain(), "weights": weights},
             "classes": list(trained.classes),
@@ -65,30 +72,37 @@ def save_model(folder: Path, trained: Trained, more: dict[str, Any]) -> None:
             },
             **more,
         }
-        write_json(temporary / CARD, {**card, "digest": digest(card)})
+        write_card(temporary, card)
 
 
-def read_card(folder: Path) -> dict[str, Any]:
-    """What `model.json` says, verified against its digest, which is among it.
+def save_ensemble(folder: Path, members: Mapping[str, Path], more: dict[str, Any]) -> None:
+    """Writes a folder of models whose probabilities are averaged, whole or not at all.
 
-    Raises:
-        Mistake: no model there, or a damaged one, or one of another format.
+    Args:
+        members: model folders by the name that each has within the ensemble; all for the same task and classes. Their
+            files are linked where the file system can, and copied where it can't.
+        more: as for `save_model`.
     """
+    cards = {name: read_card(source) for name, source in members.items()}
+    first = next(iter(cards.values()))
+    with folder_atomic(folder) as temporary:
+        for name, source in members.items():
+            shutil.copytree(source, temporary / name, copy_function=_link_or_copy)
+        card = {
+            "format": FORMAT,
+            "kind": ENSEMBLE,
+            "members": {name: of_member["digest"] for name, of_member in cards.items()},
+            **{key: first[key] for key in ("classes", "task", "preprocessing")},
+            **more,
+        }
+        write_card(temporary, card)
+
+
+def _link_or_copy(source: str, target: str) -> None:
     try:
-        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise Mistake(f"{folder}: holds no {CARD}; give the model folder that medtune final wrote.") from None
-    except ValueError:
-        raise Mistake(f"{folder / CARD}: is no JSON; the model folder is damaged.") from None
-    if not isinstance(card, dict) or card.get("kind") != "medtune model":
-        raise Mistake(f"{folder / CARD}: isn't a medtune model's; give the model folder that medtune final wrote.")
-    if card.get("format") != FORMAT:
-        raise Mistake(
-            f"{folder / CARD}: has format {card.get('format')}, this version reads {FORMAT}; run the final anew."
-        )
-    if card.get("digest") != digest({name: value for name, value in card.items() if name != "digest"}):
-        raise Mistake(f"{folder / CARD}: doesn't have the digest it was written with; the model folder is damaged.")
-    return card
+        os.link(source, target)  # model folders are replaced, never written into: a link stays what it is
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def load_model(folder: Path) -> Trained:

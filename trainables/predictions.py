@@ -3,7 +3,7 @@ patients."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +23,21 @@ class Predictions:
     """int64 [U], numbers of groups."""
     fold: np.ndarray
     """int64 [U], in which fold a unit was validated."""
+    earlier: np.ndarray = field(default_factory=lambda: np.empty((0, 0, 0), np.float32))
+    """float32 [E, U, classes]: as `probabilities`, of the epochs before the last whose values count as much as the
+    last one's; none where the last epoch alone counts."""
+
+    @property
+    def counted(self) -> np.ndarray:
+        """float32 [E + 1, U, classes]: of all epochs that count, the last one last."""
+        return (
+            np.concatenate([self.earlier, self.probabilities[None]]) if len(self.earlier) else self.probabilities[None]
+        )
 
     def save(self, path: Path) -> None:
         with replacing(path) as file:
-            np.savez(file, **{**vars(self), "probabilities": self.probabilities.astype(np.float32)})
+            floats = {name: getattr(self, name).astype(np.float32) for name in ("probabilities", "earlier")}
+            np.savez(file, **{**vars(self), **floats})
 
     @classmethod
     def load(cls, path: Path) -> Predictions:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from spaces.config import TrialConfig
 from spaces.strict import digest
+from trainables import watchdog
 from trainables.augment import Augment, draws
 from trainables.backbones import build, weights_digest
 from trainables.data.parts import Part
@@ -165,6 +166,7 @@ class Prefix:
             hidden = self._hidden(self._images(rows)).contiguous().cpu()
             array[start : start + len(rows)] = hidden.view(torch.uint16 if self.dtype == torch.bfloat16 else self.dtype)
             self.counts.computed += len(rows)
+            watchdog.beat()
         self.model.train(training)
 
     def key(self) -> str:

@@ -13,10 +13,12 @@ import numpy as np
 from scipy import stats
 
 from trainables.grouped import grouped_metric
-from trainables.metrics import Over, averaged, check_fits, checked, compute
+from trainables.metrics import PROPER, Over, averaged, check_fits, checked, compute
 
 STRATIFIED = frozenset({"balanced_accuracy", "macro_auroc"})
 """Metrics that condition on the label: resampled within strata of the group's rarest label."""
+OF_ALL_ROWS = frozenset({"accuracy", *PROPER})
+"""Means over rows of whatever class, which no class' number of groups makes unreliable."""
 FEW_GROUPS = 10
 """A class with fewer makes an interval unreliable."""
 MOST_UNDEFINED = 0.01
@@ -61,7 +63,7 @@ class Resampling:
         self.chosen = averaged(metric, labels, classes, over) if over or self.several else list(range(classes))
         occurs = occurring(labels, group_of_row, self.groups, self.chosen)
         self.groups_of_class = occurs.sum(axis=0)
-        self.by_class = metric != "accuracy"
+        self.by_class = self.several or metric not in OF_ALL_ROWS
         self.stratified = metric in STRATIFIED
         self.strata = strata(occurs) if self.stratified else [np.arange(self.groups)]
         self.within = ", within strata of the label" if self.stratified else ""

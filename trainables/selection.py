@@ -67,7 +67,8 @@ def corrected_best(
     Args:
         metric: a name from `spaces.config.METRICS`.
         labels: [N], or of findings [N, L] with 0, 1 and NaN.
-        trials: probabilities [T, N, C], all on the same rows; trials stopped early don't take part.
+        trials: probabilities of each trial, [N, C]; or [E, N, C] where its value is the mean over E epochs. All on the
+            same rows; trials stopped early don't take part.
         groups: whom each row belongs to, [N].
         classes: C.
         over: as for `metrics.compute`.
@@ -80,13 +81,15 @@ def corrected_best(
         metrics.Undefined: no trial's metric has a value on all rows.
         ValueError: shapes, labels or `over` don't fit.
     """
-    probabilities = np.asarray(trials)
-    if probabilities.ndim != 3:
-        raise ValueError(f"trials are {list(probabilities.shape)}, expected [T, N, C]")
-    labels, probabilities = checked(labels, probabilities, classes)
+    by_trial = [of_trial[None] if of_trial.ndim == 2 else of_trial for of_trial in map(np.asarray, trials)]
+    if not by_trial or any(of_trial.ndim != 3 or not len(of_trial) for of_trial in by_trial):
+        raise ValueError(f"trials are {[list(t.shape) for t in by_trial]}, expected [N, C] or [E, N, C] of each")
+    labels, probabilities = checked(labels, np.concatenate(by_trial), classes)
     check_fits(metric, labels)
     group_of_row, count = numbered(groups, len(labels))
-    measure = _Folds(metric, labels, probabilities, group_of_row, classes, over, folds)
+    ends = np.cumsum([len(of_trial) for of_trial in by_trial])
+    epochs = [slice(end - len(of_trial), end) for end, of_trial in zip(ends, by_trial, strict=True)]
+    measure = _Folds(metric, labels, probabilities, epochs, group_of_row, classes, over, folds)
     found = measure.at(np.ones((count, 1), dtype=np.int64))[:, 0]
     best = _best(metric, found[:, None])[0]
     if best < 0:
@@ -105,23 +108,29 @@ def corrected_best(
         value = float(defined.mean())
         low, high = (float(end) for end in np.quantile(defined, [(1 - level) / 2, (1 + level) / 2]))
     return Corrected(
-        int(best), float(found[best]), value, low, high, level, len(probabilities), count, resamples, tuple(notes)
+        int(best), float(found[best]), value, low, high, level, len(by_trial), count, resamples, tuple(notes)
     )
 
 
 class _Folds:
-    """The mean of a metric over folds, of each trial or of one; without folds the metric itself."""
+    """The mean of a metric over a trial's epochs and over folds, of each trial or of one."""
 
     def __init__(
         self,
         metric: str,
         labels: np.ndarray,
         probabilities: np.ndarray,
+        epochs: Sequence[slice],
         group_of_row: np.ndarray,
         classes: int,
         over: Over,
         folds: np.ndarray | None,
     ) -> None:
+        """
+        Args:
+            probabilities: of all trials' epochs, one trial after the other.
+            epochs: which of them are of which trial.
+        """
         if folds is not None and np.shape(folds) != (len(labels),):
             raise ValueError(f"folds are {list(np.shape(folds))}, expected [{len(labels)}]")
         self.parts: list[tuple[np.ndarray, Callable[[slice], GroupedMetric]]] = []
@@ -132,16 +141,19 @@ class _Folds:
             make = partial(_of_some, metric, labels[rows], probabilities[:, rows], number, classes, over)
             self.parts.append((of_fold, make))
         self.every = [make(slice(None)) for _, make in self.parts]
+        self.epochs = epochs
+        self.starts, self.counts = [one.start for one in epochs], np.array([[one.stop - one.start] for one in epochs])
 
     def at(self, weights: np.ndarray) -> np.ndarray:
         """Values [T, B] of all trials for weights [G, B]."""
         pairs = zip(self.every, self.parts, strict=True)
-        return np.mean([measure.at(weights[of_fold]) for measure, (of_fold, _) in pairs], axis=0)
+        of_epochs = np.mean([measure.at(weights[of_fold]) for measure, (of_fold, _) in pairs], axis=0)
+        return np.add.reduceat(of_epochs, self.starts, axis=0) / self.counts
 
     def of_one(self, trial: int, weights: np.ndarray) -> np.ndarray:
         """Values [B] of one trial."""
-        one = slice(trial, trial + 1)
-        return np.mean([make(one).at(weights[of_fold])[0] for of_fold, make in self.parts], axis=0)
+        of_folds = [make(self.epochs[trial]).at(weights[of_fold]).mean(axis=0) for of_fold, make in self.parts]
+        return np.mean(of_folds, axis=0)
 
 
 def _of_some(

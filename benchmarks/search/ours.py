@@ -23,8 +23,8 @@ from search.record import Trial
 from search.sampler import OF_HEADS, Exhausted, Sampler
 from spaces.config import Direction, SearchConfig
 from spaces.dimensions import Point, Space
-from trainables.job import CONFIG, END, trial_folder
 from trainables.prefix import FOLDER
+from trainables.trials import CONFIG, END, trial_folder
 
 OWN = frozenset({"seed", "clip"})  # of a recorded trial, and no dimension of the space
 
@@ -153,7 +153,8 @@ def _outcome(side: str, found: SearchFolder, watch: Stopwatch, of: Callable[[Tri
         times = [epoch.time for epoch in epochs]
         outcome.trials.append(Done(of(trial), values, (folder / CONFIG).stat().st_mtime, times[-1], times))
         if (folder / END).exists():
-            computed += json.loads((folder / END).read_text(encoding="utf-8")).get("counts", {}).get("computed", 0)
+            end = json.loads((folder / END).read_text(encoding="utf-8"))[-1]
+            computed += end.get("counts", {}).get("computed", 0)
     builds = list((found.path.parent / "cache" / FOLDER).glob("*/meta.json"))
     shapes = [json.loads(meta.read_text(encoding="utf-8"))["shape"] for meta in builds]
     outcome.counts |= {"computed": computed, "builds": len(builds), "kept": sum(shape[0] for shape in shapes)}

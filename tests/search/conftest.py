@@ -42,6 +42,10 @@ QUICK = (
     "report",
     "predict",
     "final",
+    "ls",
+    "diff",
+    "prune",
+    "cancel",
 )  # run here: a process of its own costs 6 s of imports
 
 

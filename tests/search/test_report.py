@@ -1,5 +1,6 @@
 """The report: what is promised is on the page, nothing that may not leave the machine is, and no number is made up."""
 
+import csv
 import json
 import math
 import re
@@ -112,7 +113,7 @@ def make(folder: Path, trials: int, **changes: object) -> SearchFolder:
     config = SearchConfig.parse({**SETTINGS, "storage": str(folder / "runs"), **changes}, "test")
     planned = plan(config, folder)
     found = folders.create(planned, identity(planned))
-    fill(Study.open(open_storage(found.path, None), config.name), planned, trials)
+    fill(Study.open(open_storage(found.path, config.study), config.name), planned, trials)
     return found
 
 
@@ -197,6 +198,10 @@ def test_the_final_is_on_the_page(page: Page, found: SearchFolder) -> None:
         "opening 1 of this test set" in page.text
         and "was opened 1 time under this storage, by 1 search, for 2 configurations" in page.text
     )
+    for configuration in made.configurations:
+        again = configuration.report["reseeded"]
+        assert f"{again['value']:.4f} (1 other seed)" in page.text, "the value without the seed's luck"
+    assert "No (c) for" in page.text, "nothing was predicted in a record that was made up"
     assert "Learned from the training part." in page.text
     assert "ships: the best seed on validation." in page.text
 
@@ -291,7 +296,7 @@ def test_undefined_is_never_a_number(found: SearchFolder, tmp_path: Path) -> Non
     missing.unlink()
     text = Page(report([SearchFolder(copy)], tmp_path / "r.html").read_text(encoding="utf-8")).text
     assert "9 9 0 0 not defined not defined" in text
-    assert "macro auroc isn't defined: 1 of 10 classes have no rows (class 9, counted from 0)." in text
+    assert "macro AUROC isn't defined: 1 of 10 classes have no rows (class 9, counted from 0)." in text
     assert "No interval: class 9 has no groups." in text and "not known" in text
     assert f"the test predictions ({missing.name}) are missing or damaged" in text
     assert "nan" not in text
@@ -362,3 +367,56 @@ def test_backbones_are_told_apart_without_colour() -> None:
     looks = styles([f"b{i}" for i in range(20)])
     assert len(set(looks.values())) == 20
     assert len({s.marker for s in list(looks.values())[:8]}) == 8
+
+
+def test_as_markdown(found: SearchFolder, data: Path, tmp_path: Path) -> None:
+    other = make(data, 12, name="md_other", backbones=["mae_tiny"], weights={"mae_tiny": "random"})
+    text = report([found, other], tmp_path / "r.md").read_text(encoding="utf-8")
+    for path in (str(data), str(found.path), "patient-17", ".png", "<svg", "<td"):
+        assert path not in text
+    blocks = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    assert len(blocks) >= 8
+    for block in blocks:
+        cells = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
+        assert len(cells) == 1, block
+    table = next(block for block in blocks if block.startswith("| search | dataset"))
+    row = table.splitlines()[2]
+    assert row.startswith("| found | secret-folder | balanced accuracy | ") and row.count("test 0.") == 2
+    assert "[0." in row and "not searched" in table.splitlines()[3]
+    (made,) = finals(found.path)
+    shown = made.configurations[0].report["test"]
+    assert f"{shown['value']:.4f} [{shown['low']:.4f}, {shown['high']:.4f}]" in text
+    assert "device-hours (CPUs) in epochs" in text and "opened 1 time" in text
+    assert "| 3 | failed | 0 | RuntimeError |" in text
+    assert found.study().identity["split"] in text
+
+
+def test_as_a_table(found: SearchFolder, data: Path, tmp_path: Path) -> None:
+    other = make(data, 6, name="csv_other")
+    file = report([found, other], tmp_path / "results.csv")
+    rows = list(csv.DictReader(file.open(encoding="utf-8")))
+    trials = [row for row in rows if row["kind"] == "trial"]
+    assert len(trials) == 36 and {row["search"] for row in rows} == {"found", "csv_other"}
+    for row, trial in zip(trials, found.study().trials, strict=False):
+        assert int(row["trial"]) == trial.number and float(row["head_lr"]) == trial.point["head_lr"]
+        assert not trial.value or float(row["value"]) == trial.value
+    assert trials[3]["cause"] == "RuntimeError" and trials[3]["value"] == ""
+    tests = [row for row in rows if row["kind"] == "final"]
+    expected = [c.report["test"] for c in finals(found.path)[0].configurations]
+    assert [(float(r["low"]), float(r["high"]), r["seeds"]) for r in tests] == [
+        (e["low"], e["high"], "2") for e in expected
+    ]
+    text = file.read_text(encoding="utf-8")
+    assert not [word for word in (str(data), "patient-17", ".png") if word in text]
+
+
+def test_the_suffix_says_what_is_written(found: SearchFolder, tmp_path: Path) -> None:
+    with pytest.raises(Mistake, match='expected .html, .md or .csv, found ".pdf"'):
+        report([found], tmp_path / "r.pdf")
+
+
+def test_the_cost_is_on_the_page(page: Page, found: SearchFolder) -> None:
+    study = found.study()
+    seconds = sum(t.seconds for t in study.trials)
+    assert f"cost {seconds / 3600:.2g} device-hours (CPUs)" in page.text
+    assert "saved by sharing nothing: every pass through frozen blocks was computed" in page.text

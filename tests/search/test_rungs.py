@@ -1,8 +1,18 @@
-"""Who goes on: decided from the record alone."""
+"""Who goes on: decided from the record, and how sure a difference is from what trials kept of their epochs."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
 
 from search.record import Epoch, State, Trial
-from search.rungs import decide, rung_epochs
+from search.rungs import Decision, decide, rung_epochs
 from spaces.config import StoppingConfig
+from trainables.folds import fold_folder
+from trainables.influence import keep
+from trainables.loop import TEMPERED
+from trainables.trials import trial_folder
 
 HALVING = StoppingConfig()
 
@@ -100,3 +110,96 @@ def test_folds_are_judged_whole() -> None:
     assert not judged(1, 4, [luck_at_first, steady]) and judged(0, 4, [luck_at_first, steady])
     assert judged(1, 8, [luck_at_first, steady]) and not judged(0, 8, [luck_at_first, steady]), "the mean over folds"
     assert judged(0, 6, [luck_at_first, steady]), "nothing is decided within a fold"
+
+
+RNG = np.random.default_rng(0)
+COMMON = RNG.normal(size=500)
+"""What each of 500 groups does to every trial's score: most of what varies cancels out between two trials."""
+
+
+def kept(search: Path, number: int, own: float, epochs: int = 8, fold: int = 0, folds: int = 1) -> None:
+    """What a trial keeps whose score differs from others' by `own` standard deviations a group. The standard error of
+    two trials' difference is about .063 times `own`."""
+    folder = fold_folder(trial_folder(search, number), fold, folds)
+    for epoch in range(1, epochs + 1):
+        moved = COMMON + own * np.random.default_rng([number, fold]).normal(size=500)
+        keep(folder, epoch, epochs, np.stack([moved, moved]))
+
+
+def with_log_loss(number: int, values: list[float], losses: list[float], **point: object) -> Trial:
+    made = trial(number, values, error=0.5)
+    made.point |= point  # type: ignore[arg-type]
+    for epoch, loss in zip(made.epochs.values(), losses, strict=True):
+        epoch.metrics[TEMPERED] = loss
+    return made
+
+
+def judged(trials: list[Trial], search: Path | None, number: int = 1, epoch: int = 2) -> Decision:
+    return decide(trials, number, epoch, epochs=8, stopping=HALVING, direction="maximize", search=search)
+
+
+def test_the_standard_error_is_paired_where_it_can_be(tmp_path: Path) -> None:
+    trials = [trial(0, [0.9, 0.9], error=0.05), trial(1, [0.88, 0.88], error=0.05)]
+    assert judged(trials, tmp_path).go_on, "nothing was kept: within the metric's own standard error"
+    kept(tmp_path, 0, own=0.1)
+    kept(tmp_path, 1, own=0.1)
+    decision = judged(trials, tmp_path)
+    assert not decision.go_on and "a paired standard error of 0.00" in decision.cause
+    kept(tmp_path, 1, own=1)
+    assert judged(trials, tmp_path).go_on, "a gap of .02 is less than the paired standard error"
+
+
+def test_the_log_loss_decides_where_all_have_one(tmp_path: Path) -> None:
+    trials = [with_log_loss(0, [0.8, 0.8], [0.5, 0.5]), with_log_loss(1, [0.9, 0.9], [0.7, 0.7])]
+    for number in (0, 1):
+        kept(tmp_path, number, own=0.1)
+    decision = judged(trials, tmp_path)
+    assert not decision.go_on and "its log loss was 0.7000" in decision.cause and "had 0.5000" in decision.cause
+    assert judged(trials, tmp_path, number=0).go_on
+    assert judged(trials, None).go_on, "by the metric, which is all that the record says of its error"
+    worse = [*trials, trial(2, [0.1, 0.1], error=0.0)]  # without a log loss
+    assert judged(worse, tmp_path).go_on and not judged(worse, tmp_path, number=2).go_on
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("loss", "ordinal"), ("class_weights", "inverse"), ("sampling", "balanced")]
+)
+def test_log_losses_for_other_frequencies_are_not_compared(tmp_path: Path, name: str, value: str) -> None:
+    trials = [with_log_loss(0, [0.8, 0.8], [0.5, 0.5]), with_log_loss(1, [0.9, 0.9], [0.7, 0.7], **{name: value})]
+    for number in (0, 1):
+        kept(tmp_path, number, own=0.1)
+    assert judged(trials, tmp_path).go_on
+    assert not judged(trials, tmp_path, number=0).go_on and "its score" in judged(trials, tmp_path, number=0).cause
+
+
+def test_without_its_error_the_log_loss_does_not_decide(tmp_path: Path) -> None:
+    trials = [with_log_loss(0, [0.8, 0.8], [0.5, 0.5]), with_log_loss(1, [0.1, 0.1], [0.7, 0.7])]
+    decision = judged(trials, tmp_path)
+    assert not decision.go_on and "its score was 0.1000" in decision.cause and "paired" not in decision.cause
+
+
+def test_the_error_over_folds_is_that_of_their_mean(tmp_path: Path) -> None:
+    trials = [trial(0, [0.9] * 8, error=0.5), trial(1, [0.87] * 8, error=0.5)]
+    for number in (0, 1):
+        for fold in (0, 1):
+            kept(tmp_path, number, own=0.6, epochs=4, fold=fold, folds=3)
+
+    def after(epoch: int) -> bool:
+        return decide(
+            trials, 1, epoch, epochs=4, stopping=HALVING, direction="maximize", folds=3, search=tmp_path
+        ).go_on
+
+    assert after(4), "one fold: .03 is less than .038"
+    assert not after(8), "two folds: it is more than .027"
+
+
+def test_a_decision_costs_the_driver_little(tmp_path: Path) -> None:
+    trials = [with_log_loss(i, [0.8, 0.8], [0.5 + 0.01 * i] * 2) for i in range(200)]
+    for folder in (trial_folder(tmp_path, 199), trial_folder(tmp_path, 99)):
+        keep(folder, 1, 30, RNG.normal(size=(2, 10_000)))
+        keep(folder, 2, 30, RNG.normal(size=(2, 10_000)))
+    judged(trials, tmp_path, number=199)
+    started = time.perf_counter()
+    for _ in range(20):
+        assert not judged(trials, tmp_path, number=199).go_on
+    assert (time.perf_counter() - started) / 20 < 0.02  # about 1 ms when nothing else runs

@@ -4,7 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from search.launch import _group
+from search.launch import group_size
 from search.record import Epoch, State, Trial
 from search.sampler import sampler_of
 from search.scheduler import Driver
@@ -239,7 +239,7 @@ def test_heads_are_grouped_only_where_nothing_deeper_is_searched() -> None:
     def group(blocks: Any, folds: int = 1) -> int:
         config = CONFIG.model_copy(update={"space": {"trained_blocks": blocks}, "budget": BudgetConfig(trials=50)})
         prepared = SimpleNamespace(folds=(None,) * folds)
-        return _group(SimpleNamespace(prepared=prepared, space=assemble(config), config=config, concurrent=2))
+        return group_size(SimpleNamespace(prepared=prepared, space=assemble(config), config=config, concurrent=2))
 
     assert group(0) == 12 and group(0, folds=5) == 1
     assert group({"choice": [0, 1]}) == group("all") == 1

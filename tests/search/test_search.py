@@ -20,8 +20,8 @@ from search.optimism import corrected_value
 from search.record import State, best
 from search.study import open_storage
 from tests.search.conftest import medtune, status, succeed
-from trainables.job import trial_folder
 from trainables.metrics import compute
+from trainables.trials import trial_folder
 
 
 def test_the_record(finished: Path) -> None:
@@ -166,6 +166,9 @@ def test_the_best_value_is_corrected_for_being_the_best(finished: Path) -> None:
     assert corrected.value is not None and corrected.value < corrected.found
     assert corrected.low < corrected.value < corrected.high
     assert corrected.trials == sum(t.state is State.COMPLETE for t in study.trials)
+    own = corrected_value(finished, study.trials, study.identity["metric"])
+    assert not isinstance(own, str)
+    assert own.found == pytest.approx(max(t.value for t in study.trials if t.value is not None)), "of the same quantity"
 
 
 def test_the_test_set_is_opened_once(finished: Path, final: Path, tmp_path: Path) -> None:

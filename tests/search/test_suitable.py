@@ -128,6 +128,36 @@ def test_a_metric_that_cannot_be_defined(
         assert word in told
 
 
+LACKING = {"a": Scored(9, 9, 9), "b": Scored(0, 9, 0)}
+
+
+def test_a_metric_over_classes_that_were_chosen() -> None:
+    of = manifest("multilabel", [[0, 0], [1, 0]])
+    check_metric("macro_auroc", prepared(of, LACKING), ["a"])
+    for averaged in (None, ["b"], ["a", "b"]):
+        with pytest.raises(Mistake, match="which has none of b"):
+            check_metric("macro_auroc", prepared(of, LACKING), averaged)
+    with pytest.raises(Mistake, match=r'classes_averaged: the dataset has no class "bb"\. Did you mean "b"\?') as told:
+        check_metric("macro_auroc", prepared(FINDINGS, GOOD), ["a", "bb"])
+    assert len(told.value.sentences) == 1
+    with pytest.raises(Mistake, match="balanced_accuracy is of all classes"):
+        check_metric("balanced_accuracy", prepared(CLASSES, GOOD), ["a"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"classes_averaged": ["a", "a"]}, "twice"),
+        ({"classes_averaged": []}, "at least 1"),
+        ({"comparison": {"margin": 0}}, "greater than 0"),
+        ({"comparison": {"margins": 0.1}}, 'Did you mean "margin"'),
+    ],
+)
+def test_what_is_settled_before_the_search_is_strict(changes: dict[str, Any], word: str) -> None:
+    with pytest.raises(Mistake, match=word):
+        config(**changes)
+
+
 def test_a_comparison_needs_an_equal_share_for_each_backbone() -> None:
     check_strategy(config(budget={"trials": 7}))
     check_strategy(config(strategy="compare", budget={"trials": 8}))

@@ -198,7 +198,8 @@ def test_losses_are_asked_what_means_something_to_them() -> None:
     losses = {"loss": {"choice": ["cross_entropy", "ordinal"]}, "focal": {"choice": [0.0, 2.0]}}
     space = assemble(config(space={**losses, "class_weights": {"choice": ["none", "inverse"]}}))
     assert {"focal", "class_weights", "logit_adjustment"} <= set(space.complete({"loss": "cross_entropy"}))
-    assert {"focal", "class_weights", "logit_adjustment"}.isdisjoint(space.complete({"loss": "ordinal"}))
+    assert {"focal", "logit_adjustment"}.isdisjoint(space.complete({"loss": "ordinal"}))
+    assert "class_weights" in space.complete({"loss": "ordinal"}), "every loss is linear in what an image counts for"
     assert {"uncertain", "blank"}.isdisjoint(space.complete({})), "of findings alone"
     assert space.offered("focal") == (0.0, 2.0) and space.offered("loss") == ("cross_entropy", "ordinal")
     assert space.offered("uncertain") == ()

@@ -76,11 +76,17 @@ def test_comes_back_as_it_was(tmp_path: Path) -> None:
 
 def test_keeps_the_newest(tmp_path: Path) -> None:
     for epoch in range(1, 4):
-        save(tmp_path, made(epoch))
+        save(tmp_path, made(epoch), keep=1)
         assert [p.name for p in tmp_path.iterdir()] == [f"epoch-{epoch:04d}"]
     for epoch in range(4, 7):
-        save(tmp_path, made(epoch), keep=2)
+        save(tmp_path, made(epoch))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["epoch-0005", "epoch-0006"]
+
+
+def test_what_another_trial_left_of_later_epochs_takes_no_place(tmp_path: Path) -> None:
+    save(tmp_path, made(8, "other"))
+    save(tmp_path, made(1), keep=1)
+    assert [p.name for p in tmp_path.iterdir()] == ["epoch-0001"]
 
 
 def test_nothing_there(tmp_path: Path) -> None:
@@ -93,7 +99,7 @@ def test_nothing_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_one_is_passed_over(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
     save(tmp_path, made(1))
-    path = save(tmp_path, made(2), keep=2)
+    path = save(tmp_path, made(2))
     DAMAGES[damage](path)
     with pytest.raises(DamagedCheckpoint):
         load(path, "own")
@@ -110,7 +116,7 @@ def test_a_damaged_one_is_passed_over(tmp_path: Path, damage: str, caplog: pytes
 
 def test_another_trials_or_formats_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save(tmp_path, made(1))
-    save(tmp_path, made(2, "other"), keep=2)
+    save(tmp_path, made(2, "other"))
     found = load_newest(tmp_path, "own")
     assert found is not None and found.epoch == 1
     assert "epoch-0002 is left aside: it belongs to another configuration" in caplog.text
@@ -141,7 +147,7 @@ checkpoint.save(Path(sys.argv[1]), made(2))
     found = load_newest(tmp_path, "own")
     assert found is not None and found.epoch == 1
     save(tmp_path, made(2))
-    assert [p.name for p in tmp_path.iterdir()] == ["epoch-0002"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["epoch-0001", "epoch-0002"]
 
 
 def model() -> nn.Module:

@@ -51,6 +51,8 @@ def test_the_value_is_the_mean_over_folds(digits: Digits, folded: Prepared, tmp_
     assert valued.value == pytest.approx(np.mean([outcome.value for outcome in alone]), abs=1e-12)
     expected = np.concatenate([outcome.probabilities for outcome in alone])
     np.testing.assert_array_equal(valued.predictions.probabilities, expected)
+    earlier = np.concatenate([outcome.earlier for outcome in alone], axis=1)
+    np.testing.assert_array_equal(valued.predictions.earlier, earlier)
     assert len(valued.predictions.truth) == len(folded.manifest), "every row is validated once"
     assert np.bincount(valued.predictions.fold).tolist() == [len(validation) for _, validation in folded.folds]
 

@@ -42,6 +42,7 @@ def test_each_is_what_it_would_be_by_itself(digits: Digits, tmp_path: Path, same
         alone = fine_tune(config, data)
         assert member.value is not None
         np.testing.assert_allclose(member.probabilities, alone.probabilities, atol=1e-5)
+        np.testing.assert_allclose(member.earlier, alone.earlier, atol=1e-5)
         assert member.value == pytest.approx(alone.value, abs=1e-9)
         for mine, its in zip(member.reports, alone.reports, strict=True):
             np.testing.assert_allclose(mine.step_losses, its.step_losses, rtol=1e-5)
@@ -96,6 +97,7 @@ def test_a_group_goes_on_from_its_checkpoint(digits: Digits, tmp_path: Path) -> 
     for k, member in zip(left, again, strict=True):
         assert member.value == whole[k].value
         np.testing.assert_array_equal(member.probabilities, whole[k].probabilities)
+        np.testing.assert_array_equal(member.earlier, whole[k].earlier)
 
 
 def test_who_can_share(digits: Digits) -> None:

@@ -44,6 +44,7 @@ def assert_same(first: Outcome, again: Outcome) -> None:
     assert told(first.reports) == told(again.reports)
     assert first.value == again.value
     assert np.array_equal(first.probabilities, again.probabilities)
+    assert np.array_equal(first.earlier, again.earlier)
     states = first.model.state_dict(), again.model.state_dict()
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
 
@@ -113,6 +114,28 @@ def test_interrupted_after_every_epoch(uninterrupted: tuple[TrialConfig, TrialDa
             fine_tune(config, data, tmp_path, stop)
     assert_same(outcome, fine_tune(config, data, tmp_path, stop))
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["epoch-0003"]
+
+
+@pytest.mark.parametrize("stopped_after", [1, 3])
+def test_a_value_is_the_mean_over_the_predictions_that_are_kept(
+    digits: Digits, tmp_path: Path, stopped_after: int
+) -> None:
+    config = digits.config(trained_blocks=0, epochs=4)
+    data = digits.data(config)
+
+    def stop(report: EpochReport) -> None:
+        if report.epoch == stopped_after and not (tmp_path / "stopped").exists():
+            (tmp_path / "stopped").touch()
+            raise Killed
+
+    with pytest.raises(Killed):
+        fine_tune(config, data, tmp_path, stop)
+    outcome = fine_tune(config, data, tmp_path, stop)
+    labels = data.validation.units.truth
+    counted = [*outcome.earlier, outcome.probabilities]
+    assert len(counted) == 3
+    assert outcome.value == pytest.approx(np.mean([compute("balanced_accuracy", labels, p, 10) for p in counted]))
+    assert len(fine_tune(config.model_copy(update={"ema": 0.1}), data).earlier) == 0, "the last epoch alone counts"
 
 
 def test_checkpoint_of_other_data_is_left_aside(

@@ -84,6 +84,18 @@ def test_class_weights_have_mean_one_and_favour_the_rare(kind: str) -> None:
         assert (weights[-1] / weights[0]).item() == pytest.approx(effective[0] / effective[1], rel=1e-4)
 
 
+@pytest.mark.parametrize("loss", ["ordinal", "regression"])
+def test_class_weights_act_on_the_losses_of_grades(loss: str) -> None:
+    labels = torch.tensor([0] * 8 + [1] * 2)
+    plain, weighted = (
+        build_output(config(loss=loss, class_weights=kind), 2, "ordinal") for kind in ("none", "inverse")
+    )
+    outputs = torch.randn(10, plain.width)
+    alone = plain.losses(outputs, plain.masses(labels, "ab"))
+    found = weighted.losses(outputs, weighted.masses(labels, "ab"))
+    torch.testing.assert_close(found, alone * torch.tensor([0.625] * 8 + [2.5] * 2))
+
+
 def test_corn_learns_conditional_passing() -> None:
     outputs, labels = torch.randn(30, 4), torch.randint(0, 5, (30,))
     output = build_output(config(loss="ordinal"), 5, "ordinal")

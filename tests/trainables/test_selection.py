@@ -110,6 +110,16 @@ def test_findings() -> None:
         assert np.mean(values) - 0.02 < found.value < found.found
 
 
+def test_a_value_that_is_a_mean_over_epochs_is_corrected_as_that() -> None:
+    labels, several, group = of_classes(9)
+    trials = [several[:3], several[3:4], several[4], several[5:8]]  # of three epochs, of one, of one, of three
+    found = corrected_best("macro_auroc", labels, trials, group, classes=3)
+    values = [compute("macro_auroc", labels, p, 3) for p in several]
+    means = [np.mean(values[:3]), values[3], values[4], np.mean(values[5:8])]
+    assert found.trials == 4 and found.best == np.argmax(means) and found.found == pytest.approx(max(means))
+    assert found.value is not None and found.low < found.value < found.found
+
+
 def test_three_hundred_trials_take_seconds() -> None:
     rng = np.random.default_rng(0)
     labels, group = np.arange(1000) % 8, np.arange(1000) // 2
@@ -136,7 +146,8 @@ def test_without_any_defined_trial_it_is_undefined() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     labels, probabilities, group = of_classes(3)
-    with pytest.raises(ValueError, match=r"expected \[T, N, C\]"):
-        corrected_best("accuracy", labels, probabilities[0], group, classes=3)
+    for trials in (probabilities[0], [probabilities[0], probabilities[:0]], []):
+        with pytest.raises(ValueError, match=r"expected \[N, C\] or \[E, N, C\]"):
+            corrected_best("accuracy", labels, trials, group, classes=3)
     with pytest.raises(ValueError, match="folds are"):
         corrected_best("accuracy", labels, probabilities, group, classes=3, folds=np.zeros(3))

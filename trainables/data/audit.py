@@ -1,4 +1,5 @@
-"""What a person should know of a dataset's files before learning from them: copies, conflicting labels, sizes, damage.
+"""What a person should know of a dataset's files before learning from them: copies, images that look alike, conflicting
+labels, sizes, damage.
 
 Nothing here changes what is learned from. Files are looked at by threads, since reading and decoding wait for the disk
 and release the interpreter.
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +19,13 @@ import numpy as np
 from trainables.data.contents import cpus
 from trainables.data.images import SUFFIXES, BadImage, Size, open_image, read_header
 from trainables.data.manifest import Manifest
+from trainables.data.near import Progress, labels_numbered, looking_alike, perceptual_hashes, several
 from trainables.data.problems import Problems
 from trainables.data.readers.paths import ignored, printable
 
 MOST_HEADERS = 20_000  # headers read of a dataset; of a larger one, evenly spaced rows
 GLANCE = (64, 64)  # target of a decoding that only shows whether it can be done: quick for JPEGs
 A_STEP = 16  # files between two reports of progress
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -85,29 +86,64 @@ def shapes(manifest: Manifest) -> Shapes:
     return Shapes(looked_at, by_mode)
 
 
+@dataclass(frozen=True)
+class Alike:
+    """Images that look alike without all being copies of one."""
+
+    images: tuple[tuple[str, str], ...]
+    """Path and part of the split of each."""
+    groups: int
+    """That they are of."""
+    labels_differ: bool
+
+    @property
+    def parts(self) -> set[str]:
+        return {part for _, part in self.images}
+
+
+def look_at_images(
+    manifest: Manifest, parts: np.ndarray, cache: Path, progress: Progress | None = None
+) -> tuple[Alike, ...]:
+    """Decodes every image once that isn't known from an earlier look at the same bytes, of the test too, and keeps
+    nothing of it but a perceptual hash.
+
+    Args:
+        parts: [N] str, the part of the split that each row is in.
+        cache: folder under which hashes are remembered by content.
+        progress: called with (images done, images).
+
+    Returns:
+        Sets of images that look alike: those first that the split tears apart, then those whose labels differ, then by
+        size.
+
+    Raises:
+        Mistake: files that can't be used, by their paths relative to root, or a cache that can't be written.
+    """
+    hashes = perceptual_hashes(manifest.root, manifest.paths, manifest.contents, cache, progress)
+    _refuse({str(manifest.paths[row]): reason for row, reason in hashes.bad.items()}, len(manifest), "images")
+    alike = looking_alike(hashes, manifest.contents)
+    if not (alike >= 0).any():
+        return ()
+    order = np.argsort(alike, kind="stable")[int((alike < 0).sum()) :]
+    differ = several(alike, labels_numbered(manifest.labels))
+    found = []
+    for number, rows in enumerate(np.split(order, np.flatnonzero(np.diff(alike[order])) + 1)):
+        images = tuple(zip(manifest.paths[rows].tolist(), parts[rows].tolist(), strict=True))
+        found.append(Alike(images, len(np.unique(manifest.groups[rows])), bool(differ[number])))
+    return tuple(sorted(found, key=lambda a: (len(a.parts) < 2, not a.labels_differ, -len(a.images), a.images[0])))
+
+
 def refuse_unusable(root: Path, progress: Progress | None = None) -> None:
     """Decodes every image file under a folder, for a dataset whose tables are too wrong to say which ones it needs.
 
-    Arguments and raises as for `refuse_damaged`.
-    """
-    _refuse(root, sorted(_image_files(root)), "image files under its folder", progress)
-
-
-def refuse_damaged(root: Path, paths: Sequence[str], progress: Progress | None = None) -> None:
-    """Decodes every image of a dataset once, of the test too, and keeps nothing of it.
-
     Args:
-        root: folder of the dataset.
-        paths: relative to root.
         progress: called with (files done, files).
 
     Raises:
         Mistake: files that can't be used, by their paths relative to root.
     """
-    _refuse(root, sorted(paths), "images", progress)
+    files = sorted(_image_files(root))
 
-
-def _refuse(root: Path, files: list[str], what: str, progress: Progress | None) -> None:
     def look(path: str) -> str | None:
         try:
             open_image(root / path, GLANCE)
@@ -123,11 +159,15 @@ def _refuse(root: Path, files: list[str], what: str, progress: Progress | None) 
             bad[path] = reason
         if progress is not None and (done % A_STEP == 0 or done == len(files)):
             progress(done, len(files))
+    _refuse(bad, len(files), "image files under its folder")
+
+
+def _refuse(bad: Mapping[str, str], among: int, what: str) -> None:
     problems = Problems("dataset")
     if bad:
-        sentence = f"dataset: {len(bad)} of the {len(files)} {what} can't be used; repair them, or take them out."
+        sentence = f"dataset: {len(bad)} of the {among} {what} can't be used; repair them, or take them out."
         problems.add("counts of bad images", sentence)
-    for path, reason in bad.items():
+    for path, reason in sorted(bad.items()):
         problems.add("images that can't be used", f"{printable(path)}: {reason}.")
     problems.raise_if_any()
 

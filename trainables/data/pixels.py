@@ -15,23 +15,23 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import BinaryIO, Literal, TypeVar
 
 import numpy as np
 import PIL
-from filelock import FileLock
 from PIL import Image, ImageOps
 from pydantic import Field
 
 from spaces.config import Crop, Side
 from spaces.mistakes import Mistake
 from spaces.strict import Strict, digest
+from trainables import watchdog
 from trainables.data.contents import content_hash, cpus
 from trainables.data.crops import cropped
 from trainables.data.images import BadImage, open_image, read_header
 from trainables.data.manifest import Manifest
 from trainables.data.problems import Problems
-from trainables.data.stored import ARRAY, stored, trust, write_meta
+from trainables.data.stored import ARRAY, only_builder, stored, trust, write_meta
 from trainables.files import sync
 
 log = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ def open_many(
         missing = sorted(set(wanted) - set(ready))  # everybody locks in this order, so nobody waits in a circle
         with ExitStack() as locks:
             for key in missing:
-                locks.enter_context(FileLock(home / f"{key}.lock"))
+                locks.enter_context(only_builder(home, key))
             for key in missing:
                 array = stored(home, key)
                 if array is not None:
@@ -144,7 +144,12 @@ def decode_file(path: Path, spec: PixelSpec) -> np.ndarray:
         BadImage: it can't be used, and why.
     """
     with path.open("rb") as file:
-        image = cropped(open_image(file, _target(spec)), spec.crop, spec.side)
+        return decode(file, spec)
+
+
+def decode(file: BinaryIO, spec: PixelSpec) -> np.ndarray:
+    """As `decode_file`, of an open file."""
+    image = cropped(open_image(file, _target(spec)), spec.crop, spec.side)
     return _fitted(image, spec, 1 if image.mode == "L" else 3)
 
 
@@ -227,6 +232,7 @@ def _in_threads(
     def several(some: Iterable[int]) -> list[tuple[int, T | BadImage]]:
         results: list[tuple[int, T | BadImage]] = []
         for row in some:
+            watchdog.beat()
             try:
                 results.append((row, work(row)))
             except BadImage as bad:

@@ -119,13 +119,15 @@ def prepare(config: DatasetConfig, cache: Path, base: Path | None) -> Prepared:
     Raises:
         Mistake: all that the reader finds wrong, or what can't be split without a leak.
     """
-    return prepare_and_list_test(config, cache, base)[0]
+    return prepare_for_audit(config, cache, base)[0]
 
 
-def prepare_and_list_test(config: DatasetConfig, cache: Path, base: Path | None) -> tuple[Prepared, list[str]]:
-    """As `prepare`, with the paths of the test's images and nothing else of them, for an audit of the files.
+def prepare_for_audit(config: DatasetConfig, cache: Path, base: Path | None) -> tuple[Prepared, Manifest, np.ndarray]:
+    """As `prepare`, with the manifest of all rows that are in a part, of the test too, and each row's part, [N] str:
+    train, validation or test; with folds, the number of its fold or test.
 
-    That an image can be decoded says nothing of how well it is recognised: the test stays sealed.
+    For looking at files: that an image can be decoded, or looks like another, says nothing of how well it is
+    recognised. The test stays sealed.
     """
     whole, parts = _read_and_split(config, cache, base)
     rows = np.union1d(parts.train, parts.validation)
@@ -133,6 +135,7 @@ def prepare_and_list_test(config: DatasetConfig, cache: Path, base: Path | None)
     def within(part: np.ndarray) -> np.ndarray:
         return np.searchsorted(rows, part).astype(np.int64)
 
+    test = whole.take(parts.test)
     prepared = Prepared(
         manifest=whole.take(rows),
         train=within(parts.train),
@@ -141,10 +144,15 @@ def prepare_and_list_test(config: DatasetConfig, cache: Path, base: Path | None)
         data_digest=whole.digest(),
         split_digest=parts.digest,
         test_digest=parts.test_digest,
-        test_counts=(test := whole.take(parts.test)).class_counts(),
+        test_counts=test.class_counts(),
         test_scored=scored(test),
     )
-    return prepared, test.paths.tolist()
+    of_row = np.full(len(whole), "", dtype="<U12")
+    of_row[parts.train], of_row[parts.test] = "train", "test"
+    for number, (_, validation) in enumerate(parts.folds, start=1):
+        of_row[validation] = f"fold {number}" if len(parts.folds) > 1 else "validation"
+    used = of_row != ""
+    return prepared, whole.take(used), of_row[used]
 
 
 def sealed_test(config: DatasetConfig, cache: Path, base: Path | None, expected: Prepared | Digests) -> Manifest:

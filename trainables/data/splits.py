@@ -16,10 +16,10 @@ from spaces.mistakes import Mistake
 from spaces.strict import digest
 from trainables.data.manifest import Manifest
 from trainables.data.order import sample_order
+from trainables.data.problems import Problems
 from trainables.data.stratification import groups_of_classes, stratified_folds
 
 PARTS = ("train", "validation", "test")
-EXAMPLES = 10
 _STAGES = {"test": 0, "validation": 1, "folds": 2, "images": 3}  # each draws an order of its own from the seed
 
 Fold = tuple[np.ndarray, np.ndarray]
@@ -203,31 +203,30 @@ def _refuse_unassigned(manifest: Manifest) -> None:
 
 
 def _refuse_leaks(manifest: Manifest) -> None:
-    sentences: list[str] = []
+    problems = Problems("dataset")
     for what, keys in (("groups", manifest.groups), ("identical images", manifest.contents)):
+        if what == "identical images" and np.array_equal(manifest.groups, manifest.contents) and len(problems):
+            continue  # where contents are the groups, once is enough
         names, index = np.unique(keys, return_inverse=True)
         inside = np.stack([np.isin(np.arange(len(names)), index[manifest.official == part]) for part in PARTS], axis=1)
         leaking = np.flatnonzero(inside.sum(axis=1) > 1)
-        if what == "identical images" and np.array_equal(manifest.groups, manifest.contents) and sentences:
-            continue  # where contents are the groups, once is enough
         if not len(leaking):
             continue
-        rows = np.isin(index, leaking)
-        counts = ", ".join(f"{int((rows & (manifest.official == part)).sum())} in {part}" for part in PARTS)
-        sentences.append(
+        rows = np.flatnonzero(np.isin(index, leaking))
+        counts = ", ".join(f"{int((manifest.official[rows] == part).sum())} in {part}" for part in PARTS)
+        sentence = (
             f"dataset: {len(leaking)} {what} stand in more than one part of the official split ({counts} images)."
         )
-        for leak in leaking[:EXAMPLES]:
-            shown = []
-            for part in PARTS:
-                of_part = np.flatnonzero((index == leak) & (manifest.official == part))
-                shown += [f"{manifest.paths[of_part[0]]} ({part})"] if len(of_part) else []
-            sentences.append(f"dataset: belong together: {', '.join(shown)}.")
-    if sentences:
-        raise Mistake(
-            *sentences,
-            "dataset: write split: {official: false} for a split that keeps them together, or correct the data.",
-        )
+        problems.add(f"counts of {what}", sentence)
+        rows = rows[np.argsort(index[rows], kind="stable")]
+        for same in np.split(rows, np.flatnonzero(np.diff(index[rows])) + 1):
+            firsts = [(part, same[manifest.official[same] == part][:1]) for part in PARTS]
+            shown = ", ".join(f"{manifest.paths[first[0]]} ({part})" for part, first in firsts if len(first))
+            problems.add(f"{what} in several parts", f"dataset: belong together: {shown}.")
+    if len(problems):
+        remedy = "dataset: write split: {official: false} for a split that keeps them together, or correct the data."
+        problems.add("remedies", remedy)
+    problems.raise_if_any()
 
 
 def _refuse_few_groups(

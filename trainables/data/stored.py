@@ -11,16 +11,18 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from spaces.strict import digest
+from trainables import watchdog
 from trainables.data.contents import cpus
 from trainables.files import sync, write_json
 
@@ -28,7 +30,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 CHUNK = 64 << 20  # bytes that one digest covers
-ARRAY, META = "array", "meta.json"
+ARRAY, META, PARTIAL = "array", "meta.json", ".partial"
 
 _verified: set[tuple[str, int, int]] = set()  # path, inode and time of files whose digests this process has checked
 
@@ -81,17 +83,17 @@ def built(
         OSError: no space left, or `home` can't be written.
     """
     home.mkdir(parents=True, exist_ok=True)
-    with FileLock(home / f"{key}.lock"):
+    with only_builder(home, key):
         array = stored(home, key)
         if array is not None:
             return array
         shutil.rmtree(home / key, ignore_errors=True)
         needed = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        partial = home / f"{key}.partial"
-        with FileLock(home / "room.lock"):
+        partial = home / f"{key}{PARTIAL}"
+        with only_builder(home, "room"):
+            shutil.rmtree(partial, ignore_errors=True)  # what a killed process left
             if budget is not None and not make_room(home, needed, budget):
                 return None
-            shutil.rmtree(partial, ignore_errors=True)  # what a killed process left
             partial.mkdir()
             _reserve(partial / ARRAY, needed)  # a full disk is known now, and others see what this one takes
         try:
@@ -108,6 +110,19 @@ def built(
             raise
         trust(home, key)
         return stored(home, key)
+
+
+@contextmanager
+def only_builder(home: Path, key: str) -> Iterator[None]:
+    """Keeps other processes from building a key. One that waits isn't hanging: a builder that hangs is ended itself,
+    and the system takes the lock from it."""
+    lock = FileLock(home / f"{key}.lock")
+    with watchdog.paused():
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_meta(
@@ -138,14 +153,22 @@ def make_room(home: Path, needed: int, budget: int) -> bool:
     """
     if needed > budget:
         return False
+    _remove_abandoned(home)
     sizes = {folder: _size(folder) for folder in home.iterdir() if folder.is_dir()}
-    removable = sorted((f for f in sizes if not f.name.endswith(".partial")), key=lambda f: f.stat().st_mtime_ns)
+    removable = sorted((f for f in sizes if f.suffix != PARTIAL), key=lambda f: f.stat().st_mtime_ns)
     taken = sum(sizes.values())
     while taken + needed > budget and removable:
         oldest = removable.pop(0)
         shutil.rmtree(oldest, ignore_errors=True)
         taken -= sizes[oldest]
     return taken + needed <= budget
+
+
+def _remove_abandoned(home: Path) -> None:
+    """Removes what killed processes left half-built: nobody holds its lock."""
+    for partial in home.glob(f"*{PARTIAL}"):
+        with suppress(Timeout), FileLock(partial.with_suffix(".lock"), timeout=0):
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def chunk_digests(file: Path, chunk: int) -> list[str]:
@@ -158,6 +181,7 @@ def chunk_digests(file: Path, chunk: int) -> list[str]:
             left = chunk
             while left and (data := source.read(min(left, 1 << 20))):
                 total.update(data)
+                watchdog.beat()
                 left -= len(data)
         return total.hexdigest()
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +112,7 @@ def test_a_group_in_two_official_parts_is_refused_with_counts(invented) -> None:
         split(manifest, SplitConfig())
     sentences = mistake.value.sentences
     assert "12 groups" in sentences[0] and "12 in train, 0 in validation, 12 in test" in sentences[0]
-    assert len(sentences) == 12 and "0000.png (train), 0085.png (test)" in sentences[1]
+    assert len(sentences) == 13 and "0000.png (train), 0085.png (test)" in sentences[1]
     assert "official: false" in sentences[-1] and "g0" not in str(mistake.value)
     split(manifest, SplitConfig(official=False))
 
@@ -211,3 +212,24 @@ def test_223414_images_in_seconds(invented) -> None:
     for rows, size in zip(parts(s), (0.64, 0.16, 0.2), strict=True):
         assert abs(len(rows) / count - size) < 0.001
         assert np.abs((labels[rows] == 1).mean(axis=0) - share).max() < 0.01
+
+
+def test_every_leak_is_in_full_and_ten_are_shown(invented: Callable[..., Manifest]) -> None:
+    """25 patients with an image in training, one in validation and one in the test, and some of one part alone."""
+    groups = [f"p{i:02d}" for i in range(25) for _ in range(3)] + [f"alone{i}" for i in range(6)]
+    official = ["train", "validation", "test"] * 25 + ["train"] * 6
+    manifest = invented([i % 2 for i in range(81)], groups=groups, official=official)
+    with pytest.raises(Mistake) as caught:
+        split(manifest, SplitConfig())
+    shown, full = caught.value.sentences, caught.value.full
+    assert shown[0] == (
+        "dataset: 25 groups stand in more than one part of the official split (25 in train, 25 in validation, 25 in "
+        "test images)."
+    )
+    assert sum("belong together" in sentence for sentence in shown) == 10
+    assert "dataset: 15 more groups in several parts (25 in all)." in shown
+    leaks = [sentence for sentence in full if "belong together" in sentence]
+    assert len(leaks) == 25 and leaks[1] == (
+        "dataset: belong together: 0003.png (train), 0004.png (validation), 0005.png (test)."
+    )
+    assert shown[-1] == full[-1] and "official: false" in full[-1]

@@ -12,6 +12,7 @@ from spaces.mistakes import Mistake, nearest
 from spaces.strict import Strict
 from trainables.data.manifest import Manifest
 from trainables.data.readers import aptos2019, cbis_ddsm, chexpert, csv, folder, isic2019
+from trainables.data.readers.own import is_own, own_reader
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,12 @@ def read(config: DatasetConfig, cache: Path, base: Path | None) -> Manifest:
     """
     problems: list[str] = []
     reader = READERS.get(config.reader)
-    if reader is None:
+    if is_own(config.reader):
+        try:
+            reader = own_reader(config.reader, Reader)
+        except Mistake as mistake:
+            problems += mistake.sentences
+    elif reader is None:
         problems.append(f'dataset.reader: unknown reader "{config.reader}".{nearest(config.reader, READERS)}')
     root = (base or Path.cwd()) / Path(config.root).expanduser()
     if not root.exists():
@@ -60,6 +66,11 @@ def read(config: DatasetConfig, cache: Path, base: Path | None) -> Manifest:
             problems += mistake.sentences
     if reader is None or options is None or problems:
         raise Mistake(*problems)
-    manifest = reader.read(root, options, cache)
-    manifest.check_units()
+    try:
+        manifest = reader.read(root, options, cache)
+        manifest.check_units()
+    except ValueError as error:  # a manifest that contradicts itself
+        if is_own(config.reader):
+            raise Mistake(f'dataset.reader: "{config.reader}" gives no usable manifest: {error}.') from error
+        raise
     return manifest

@@ -3,13 +3,14 @@
 train.csv and valid.csv lie in root, or in CheXpert-v1.0/ or CheXpert-v1.0-small/ under it, and so do train/ and valid/.
 The tables' paths begin with another folder in each copy, and are matched from train/ or valid/ on. Where the official
 test lies beside them (test/ and groundtruth.csv or test_labels.csv), it is the test, else valid.csv is. Validation is
-carved from train.csv by patient.
+carved from train.csv by patient. valid.csv beside an official test is a second validation, on radiologists' labels: a
+dataset of its own, on which a finished final is evaluated.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -41,6 +42,9 @@ _PROJECTIONS = ("AP", "PA", "LL", "RL", "")
 class Options(Strict):
     """Options of the CheXpert reader."""
 
+    rows: Literal["all", "valid"] = "all"
+    """Everything, or valid.csv alone and without a split: the second validation of a finished final, whose labels are
+    radiologists'."""
     views: Literal["frontal", "lateral", "both"] = "frontal"
     findings: Literal["five", "fourteen"] = "five"
     """The competition's five, or all columns of the table."""
@@ -74,25 +78,41 @@ def read(root: Path, options: Options, cache: Path) -> Manifest:
         Mistake: not CheXpert, or two copies of it; missing tables, columns and images, paths of another form, labels,
             ages, sexes and views that can't be, studies whose rows differ, with row numbers, all of them together.
     """
+    parts, notes = read_tables(root, options)
+    contents = content_hashes(root, [path for rows in parts for path in rows.paths], cache)
+    manifest = assemble(root, parts, contents, options, notes)
+    if options.rows == "valid":
+        manifest = replace(manifest, official=np.full(len(manifest), "", dtype="<U10"))
+    return manifest
+
+
+def read_tables(root: Path, options: Options) -> tuple[list[Rows], list[str]]:
+    """The rows of the chosen views, checked, and notes. Arguments and raises as for `read`."""
     tables, images = _copy(root)
     classes = FIVE if options.findings == "five" else FOURTEEN
     problems = Problems("chexpert")
     notes: list[str] = []
+    if options.rows == "valid":
+        listing = Listing(root, [f"{images}valid"])
+        valid = _labelled(root, f"{tables}valid.csv", images, "valid", classes, listing, problems)
+        problems.raise_if_any()
+        return [_of_views(valid, options.views)], ["chexpert: valid.csv alone (rows: valid)."]
     test_table = next((name for name in _TESTS if (root / tables / name).is_file()), None)
     official_test = test_table is not None and (root / images / "test").is_dir()
     listing = Listing(root, [f"{images}{part}" for part in ("train", "test" if official_test else "valid")])
     parts = [_labelled(root, f"{tables}train.csv", images, "train", classes, listing, problems)]
     if test_table and official_test:
         parts.append(_official_test(root, f"{tables}{test_table}", classes, listing, problems, notes))
-        notes.append(f"chexpert: the official test ({test_table}) is the test; valid.csv isn't used.")
+        notes.append(
+            f"chexpert: the official test ({test_table}) is the test; valid.csv is in no part: evaluate a finished "
+            "final on it (options: rows: valid), as a second validation."
+        )
     else:
         parts.append(_labelled(root, f"{tables}valid.csv", images, "valid", classes, listing, problems))
         lacking = f"{test_table} lies there without test/" if test_table else f"no {' or '.join(_TESTS)}"
         notes.append(f"chexpert: valid.csv is the test, since there is no official one ({lacking}).")
     problems.raise_if_any()
-    parts = [_of_views(rows, options.views) for rows in parts]
-    contents = content_hashes(root, [path for rows in parts for path in rows.paths], cache)
-    return assemble(root, parts, contents, options, notes)
+    return [_of_views(rows, options.views) for rows in parts], notes
 
 
 def assemble(root: Path, parts: list[Rows], contents: np.ndarray, options: Options, notes: list[str]) -> Manifest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -11,6 +12,7 @@ from spaces.mistakes import nearest
 from spaces.strict import Strict
 from trainables.data.contents import content_hashes
 from trainables.data.manifest import Manifest
+from trainables.data.near import join_near_duplicates
 from trainables.data.problems import Problems
 from trainables.data.readers.paths import Root
 from trainables.data.readers.table import Table, try_table
@@ -40,6 +42,8 @@ class Options(Strict):
     """Column of the official split: train, validation (or val, valid) or test."""
     classes: tuple[str, ...] | None = Field(default=None, min_length=2)
     """The classes in order; the sorted labels of the table by default."""
+    near_duplicates: Literal["group", "ignore"] = "ignore"
+    """Whether images that look alike are kept in one part (trainables.data.near), for which all are decoded once."""
 
     @field_validator("classes")
     @classmethod
@@ -78,7 +82,7 @@ def read(root: Path, options: Options, cache: Path) -> Manifest:
         if empty := named.count(""):
             notes.append(f"{table.name}: {empty} images have no {options.group}; each is a group of its own.")
     index = {name: i for i, name in enumerate(classes)}
-    return Manifest(
+    manifest = Manifest(
         root=root,
         task="classification",
         classes=classes,
@@ -91,6 +95,7 @@ def read(root: Path, options: Options, cache: Path) -> Manifest:
         official=np.array([official[i] for i in order], dtype=np.str_),
         notes=tuple(notes),
     )
+    return join_near_duplicates(manifest, cache) if options.near_duplicates == "group" else manifest
 
 
 def _paths(table: Table, column: str, root: Root, problems: Problems) -> list[str]:

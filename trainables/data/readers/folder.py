@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from pydantic import field_validator
@@ -14,6 +15,7 @@ from spaces.strict import Strict
 from trainables.data.contents import content_hashes
 from trainables.data.images import SUFFIXES
 from trainables.data.manifest import Manifest
+from trainables.data.near import join_near_duplicates
 from trainables.data.problems import Problems
 from trainables.data.readers.paths import Root, ignored, printable
 
@@ -32,6 +34,8 @@ class Options(Strict):
     groups: str | None = None
     """Regular expression, searched in each path relative to root; its named group `group` names the image's group.
     Without it, images of the same content are a group."""
+    near_duplicates: Literal["group", "ignore"] = "ignore"
+    """Whether images that look alike are kept in one part (trainables.data.near), for which all are decoded once."""
 
     @field_validator("groups")
     @classmethod
@@ -85,7 +89,7 @@ def read(root: Path, options: Options, cache: Path) -> Manifest:
     ordered = [paths[i] for i in order]
     contents = content_hashes(root, ordered, cache)
     known = tuple(sorted(set(names)))
-    return Manifest(
+    manifest = Manifest(
         root=root,
         task="classification",
         classes=known,
@@ -97,6 +101,7 @@ def read(root: Path, options: Options, cache: Path) -> Manifest:
         groups=contents if groups is None else np.array([groups[i] for i in order], dtype=np.str_),
         official=np.array([official[i] for i in order], dtype=np.str_),
     )
+    return join_near_duplicates(manifest, cache) if options.near_duplicates == "group" else manifest
 
 
 def _parts(root: Path, problems: Problems) -> list[tuple[Path, str]]:

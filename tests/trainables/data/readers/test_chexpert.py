@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -195,12 +196,27 @@ def test_the_official_test_takes_the_place_of_valid(make, cache: Path, write_ima
     listed = [name for name in FOURTEEN if name != "No Finding"]
     assert manifest.truth[row].tolist() == [(202 + listed.index(name)) % 2 for name in FIVE]
     assert manifest.attributes["view"][row] == "Lateral"
-    assert any("valid.csv isn't used" in note for note in manifest.notes)
+    assert any("valid.csv is in no part" in note and "rows: valid" in note for note in manifest.notes)
     assert any("1 images under test/ aren't in" in note for note in manifest.notes)
     assert of(root, cache).official.tolist().count("test") == 5, "frontal ones"
     whole = of(root, cache, findings="fourteen")
     assert np.isnan(whole.truth[whole.official == "test", 0]).all()
     assert any('no column "No Finding"' in note for note in whole.notes)
+
+
+def test_valid_is_a_second_validation_by_itself(make, cache: Path, write_image) -> None:
+    root = make()
+    add_official_test(root, write_image, "Study")
+    shutil.rmtree(root / "train")
+    (root / "train").mkdir()  # nothing of the other tables is looked at
+    manifest = of(root, cache, rows="valid", views="both")
+    assert len(manifest) == 12 and all(path.startswith("valid/") for path in manifest.paths.tolist())
+    assert len(units_of(manifest)) == 8 and manifest.combine == "max"
+    assert set(manifest.attributes["labels from"].tolist()) == {"radiologists"}
+    assert set(manifest.official.tolist()) == {""}
+    assert not np.isnan(manifest.truth).any()
+    (root / "valid" / "patient00101" / "study1" / "view1_frontal.jpg").unlink()
+    assert any("no such file" in sentence for sentence in sentences(root, cache, rows="valid"))
 
 
 def test_labels_of_a_test_without_its_images(make, cache: Path, write_image) -> None:
@@ -318,6 +334,7 @@ def test_what_lacks(make, cache: Path, tmp_path: Path) -> None:
     assert "found train.csv and CheXpert-v1.0/train.csv" in sentence
 
 
+@pytest.mark.slow
 def test_223414_rows_from_table_to_split_in_seconds() -> None:
     count = 223_414
     drawn = np.random.default_rng(0)

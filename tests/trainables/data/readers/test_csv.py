@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from spaces.config import DatasetConfig, SplitConfig
 from spaces.mistakes import Mistake
@@ -124,3 +126,16 @@ def test_the_table_lies_in_the_root(root: Path, cache: Path, table: str) -> None
     (root.parent / "t.csv").write_text("path,label\nimages/0.png,a\nimages/1.png,b\n")
     (sentence,) = sentences(root, cache, "path,label\n", table=table)
     assert sentence.startswith(f"{table}: ") and ("leaves" in sentence or "no such file" in sentence)
+
+
+def test_near_duplicates_are_joined_where_asked(root: Path, cache: Path) -> None:
+    """An image stored again, smaller, and as another patient's."""
+    drawn = np.random.default_rng(3).integers(0, 256, (16, 16), dtype=np.uint8)
+    image = Image.fromarray(drawn).resize((96, 96), Image.Resampling.BICUBIC)
+    image.save(root / "images" / "0.png")
+    image.resize((60, 60)).save(root / "images" / "3.png")
+    text = "path,label,g\n" + "\n".join(f"images/{i}.png,{'ab'[i % 2]},p{i}" for i in range(6))
+    assert len(set(of(root, cache, text, group="g").groups.tolist())) == 6, "not by default"
+    manifest = of(root, cache, text, group="g", near_duplicates="group")
+    assert manifest.groups[0] == manifest.groups[3] and len(set(manifest.groups.tolist())) == 5
+    assert "2 images look like another one" in manifest.notes[-1]

@@ -3,7 +3,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from spaces.config import DatasetConfig
 from spaces.mistakes import Mistake
@@ -122,3 +124,15 @@ def test_one_unusable_name(root: Path, cache: Path, write_image) -> None:
     found = sentences(root, cache)
     assert "isn't UTF-8" in found[0]
     found[0].encode()
+
+
+def test_near_duplicates_are_joined_where_asked(root: Path, cache: Path, write_image) -> None:
+    for i in range(4):
+        write_image(root / "ab"[i % 2] / f"{i}.png", i)
+    drawn = np.random.default_rng(3).integers(0, 256, (16, 16), dtype=np.uint8)
+    image = Image.fromarray(drawn).resize((96, 96), Image.Resampling.BICUBIC)
+    image.save(root / "a" / "0.png")
+    image.resize((60, 60)).save(root / "b" / "1.png")
+    assert len(set(of(root, cache).groups.tolist())) == 4, "not by default"
+    groups = dict(zip((manifest := of(root, cache, near_duplicates="group")).paths, manifest.groups, strict=True))
+    assert groups["a/0.png"] == groups["b/1.png"] and len(set(groups.values())) == 3

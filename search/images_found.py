@@ -1,0 +1,93 @@
+"""What `medtune check` tells of a dataset's images: copies, those that look alike, sizes."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from spaces.config import SearchConfig
+from trainables.data.audit import Alike, Copies, Shapes
+from trainables.data.near import DISTANCE
+from trainables.data.problems import SHOWN
+from trainables.data.readers import READERS
+
+SHOWN_OF_SET = 5  # images of a set that look alike
+
+
+def copies_lines(found: Copies) -> list[str]:
+    """Byte-identical images among training and validation, conflicts first."""
+    if not found.images:
+        return ["No image of training and validation stands there twice, byte for byte."]
+    lines = [f"{found.images} images are byte-identical copies of {found.contents} different ones."]
+    if found.conflicts:
+        shown = [f"  {', '.join(paths)}" for paths in found.conflicts]
+        lines += [f"{len(shown)} of them are labelled differently in their copies:", *shown[:SHOWN]]
+        if len(shown) > SHOWN:
+            lines.append(f"  and {len(shown) - SHOWN} more")
+    return lines
+
+
+def alike_lines(alike: tuple[Alike, ...], config: SearchConfig) -> list[str]:
+    """Images of all parts that look alike, and a warning where the split tears them apart."""
+    if not alike:
+        return [f"No image of any part looks like another one that isn't a copy of it ({DISTANCE})."]
+    torn = [one for one in alike if len(one.parts) > 1]
+    lines = [
+        f"{sum(len(one.images) for one in alike)} images look like another one that isn't a copy of theirs "
+        f"({DISTANCE}), in {len(alike)} sets: {sum(one.groups > 1 for one in alike)} of several groups, "
+        f"{len(torn)} in several parts of the split, {sum(one.labels_differ for one in alike)} with different "
+        "labels. Look at them, since different images may look alike to a hash:",
+        *(f"  {_set(one, SHOWN_OF_SET)}" for one in alike[:SHOWN]),
+    ]
+    if len(alike) > SHOWN:
+        lines.append(f"  and {len(alike) - SHOWN} more")
+    if torn:
+        counts = Counter(part for one in torn for _, part in one.images)
+        shown = ", ".join(f"{counts[part]} in {part}" for part in sorted(counts))
+        lines.append(
+            f"WARNING: the split tears {len(torn)} sets of images that look alike apart ({shown}): what is learned by "
+            f"heart in one part counts as recognised in the other, and values are too good. {_remedy(config)}"
+        )
+    return lines
+
+
+def _remedy(config: SearchConfig) -> str:
+    dataset = config.dataset
+    if config.protocol != "own":
+        return "The protocol's split is so on purpose; believe a search without it."
+    if "near_duplicates" not in READERS[dataset.reader].options.model_fields:
+        return "Take all but one of each set that is the same picture out of the tables."
+    remedy = "Write dataset.options.near_duplicates: group, which keeps them in one part"
+    return f"{remedy}; where that crosses the official parts, also dataset.split.official: false."
+
+
+def _set(one: Alike, most: int | None = None) -> str:
+    listed = ", ".join(f"{path} ({part})" for path, part in one.images[:most])
+    more = f" and {len(one.images) - most} more" if most is not None and len(one.images) > most else ""
+    return f"{listed}{more}{'; different labels' if one.labels_differ else ''}"
+
+
+def in_full(found: Copies, alike: tuple[Alike, ...]) -> list[str]:
+    """What is too long to be printed."""
+    lines = []
+    if len(found.conflicts) > SHOWN:
+        lines += ["Copies of one image with different labels:", *(f"  {', '.join(paths)}" for paths in found.conflicts)]
+    if len(alike) > SHOWN or any(len(one.images) > SHOWN_OF_SET for one in alike[:SHOWN]):
+        lines += [f"Images that look alike ({DISTANCE}), a set a line:", *(f"  {_set(one)}" for one in alike)]
+    return lines
+
+
+def shapes_lines(found: Shapes, images: int) -> list[str]:
+    """Sizes and modes of the images."""
+    which = "" if found.looked_at == images else f" (of {found.looked_at} looked at)"
+    lines = []
+    for mode, sizes in sorted(found.by_mode.items()):
+        [((height, width), most)] = sizes.most_common(1)
+        smallest, largest = min(sizes, key=lambda s: s[0] * s[1]), max(sizes, key=lambda s: s[0] * s[1])
+        spread = (
+            f"all {height} x {width} pixels (height x width)"
+            if len(sizes) == 1
+            else f"{len(sizes)} sizes from {smallest[0]} x {smallest[1]} to {largest[0]} x {largest[1]} pixels (height "
+            f"x width), {most} of them {height} x {width}"
+        )
+        lines.append(f"{sum(sizes.values())} {mode} images{which}: {spread}.")
+    return lines

@@ -1,0 +1,48 @@
+"""The note on a search's page in MLflow: how it goes, what is best, and the commands that go on from there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from search.disclosure import NAME, SearchFacts, public_value
+from search.record import State, Trial
+
+
+def note(
+    search: SearchFacts,
+    counts: Mapping[str, int],
+    winner: Trial | None,
+    driven: bool,
+    hours: float,
+    finals: Sequence[str] = (),
+) -> str:
+    """As Markdown.
+
+    Args:
+        counts: trials by state.
+        driven: whether a driver runs the search.
+        hours: of devices, spent in epochs so far.
+        finals: a line for each model of a final.
+    """
+    name, ordered = search.name, search.settings.get("budget.trials", "?")
+    ended = sum(n for state, n in counts.items() if state != State.RUNNING)
+    called = {str(State.RUNNING): str(State.RUNNING) if driven else "unfinished"}
+    states = ", ".join(f"{n} {called.get(state, state)}" for state, n in counts.items() if n) or "none yet"
+    lines = [f"**{name}**: {ended} of {ordered} trials ended ({states}); {hours:.2f} device hours in epochs."]
+    if winner is None:
+        lines.append("No complete trial yet.")
+    else:
+        what = ", ".join(f"{k} {public_value(v)}" for k, v in winner.point.items() if NAME.fullmatch(k))
+        last = winner.epochs.get(winner.done)
+        error = f" (standard error {last.standard_error:.4f})" if last and last.standard_error is not None else ""
+        lines.append(
+            f"Best so far: trial {winner.number}, {search.metric} {winner.value:.4f}{error}: {what}. The best of many "
+            "is too good on average; a final tells more."
+        )
+    commands = {"look": f"medtune status {name}"}
+    if not driven and (counts.get(State.RUNNING) or (ordered.isdigit() and ended < int(ordered))):
+        commands["go on"] = f"medtune resume {name}"
+    elif not driven:
+        commands |= {"export": f"medtune export {name} -o best.yaml", "make a final": "medtune final best.yaml"}
+        commands["report"] = f"medtune report {name} -o report.html"
+    return "\n\n".join([*lines, *finals, *(f"To {what}: `{command}`" for what, command in commands.items())])

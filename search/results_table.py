@@ -1,0 +1,87 @@
+"""Everything that searches found as one CSV table, to be read by a spreadsheet or pandas: a row for each trial, and one
+for each configuration of a final, with its interval on the test set."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from search.disclosure import public_cause, public_value
+from search.final_result import finals
+from search.folder import SearchFolder
+from search.spent import devices
+
+COLUMNS = (
+    "kind", "search", "dataset", "part", "metric", "backbone", "trial", "state", "cause", "value", "standard_error",
+    "low", "high", "level", "epochs", "seeds", "device_hours",
+)  # fmt: skip
+"""Before the parameters of trials, a column each. `kind` is trial or final; `part` is what the value is measured on."""
+
+
+def results_table(searches: Sequence[SearchFolder], folders: bool = True) -> str:
+    """The table as CSV. Causes are shortened to what may leave the machine, values that look like paths withheld.
+
+    Args:
+        folders: whether a dataset is called by its folder, rather than by its reader.
+
+    Raises:
+        Mistake: a search or a final that can't be read.
+    """
+    rows: list[dict[str, Any]] = []
+    for found in searches:
+        dataset = found.config().dataset
+        common = {
+            "search": found.config().name,
+            "dataset": public_value(Path(dataset.root).name if folders else dataset.reader),
+            "metric": found.study().identity["metric"],
+        }
+        rows += [{**common, **row} for row in (*_trials(found), *_finals(found))]
+    parameters = list(dict.fromkeys(name for row in rows for name in row if name not in COLUMNS))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*COLUMNS, *parameters], restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _trials(found: SearchFolder) -> Iterator[dict[str, Any]]:
+    config, study = found.config(), found.study()
+    for trial in study.trials:
+        last = trial.epochs[trial.done] if trial.epochs else None
+        values = trial.values()
+        yield {
+            "kind": "trial",
+            "part": "validation",
+            "trial": trial.number,
+            "state": str(trial.state) if trial.state.terminal else "unfinished",
+            "cause": public_cause(trial.cause),
+            "value": trial.value if trial.value is not None else values[-1] if values else None,
+            "standard_error": last.standard_error if last else None,
+            "epochs": trial.done,
+            "device_hours": trial.seconds * devices(config.resources) / 3600,
+            **{name: _plain(value) for name, value in trial.point.items()},
+        }
+
+
+def _finals(found: SearchFolder) -> Iterator[dict[str, Any]]:
+    for final in finals(found.path):
+        for configuration in final.configurations:
+            report = configuration.report
+            test = report["test"]
+            yield {
+                "kind": "final",
+                "part": "test",
+                "metric": final.result["metric"],
+                "backbone": report["backbone"],
+                "trial": report["found"]["trial"],
+                "state": "complete",
+                **{name: test[name] for name in ("value", "low", "high", "level")},
+                "seeds": len(report["seeds"]),
+            }
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, int | float) else public_value(value)

@@ -1,0 +1,78 @@
+"""A worker that is killed in the middle of an epoch goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from search.folder import SearchFolder
+from search.record import State
+from tests.faults.elsewhere import ended, given
+from tests.faults.worker import STRIKES, Told, alone, run, struck_pids, without_times
+from tests.trainables.digits import EVERYTHING
+from trainables import trials
+from trainables.prefix import Prefix
+from trainables.trials import END, trial_folder
+
+STEPS = 4  # an epoch
+KILLED = 2 * STEPS + 2  # steps, in the middle of the third epoch
+
+
+def noting_rows(file: Path, kill: bool, job: dict[str, Any]) -> Told:
+    """Runs a job and notes which images each step looks at; kills itself on the way, or not."""
+    looked_at = Prefix.__call__
+
+    def noted(prefix: Prefix, rows: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
+            with file.open("a") as notes:
+                notes.write(f"{rows.tolist()}\n")
+        return looked_at(prefix, rows)
+
+    Prefix.__call__ = noted  # type: ignore[method-assign]
+    steps = iter(range(1000))
+
+    def step(*_: Any) -> None:
+        if kill and next(steps) == KILLED - 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    register_optimizer_step_post_hook(step)
+    return run(job)
+
+
+def test_killed_in_the_middle_of_an_epoch(
+    order: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Passes if a trial killed after two and a half epochs looks at the same images in the same order from the third
+    epoch's first step on, and tells the same losses, metrics and value, to the last bit, as one that wasn't."""
+    monkeypatch.setattr(trials, "PAUSE", 0.0)
+    settings = {**EVERYTHING, "epochs": 4}
+    calm = given(lambda: noting_rows(tmp_path / "calm", False, order(1, **settings)), tmp_path / "told")
+    assert ended(lambda: noting_rows(tmp_path / "before", True, order(2, **settings))) == -signal.SIGKILL
+    again = given(lambda: noting_rows(tmp_path / "after", False, order(2, **settings)), tmp_path / "told")
+    assert without_times(again) == without_times(calm) and len(calm) == 4 and calm[-1]["end"]["state"] == "complete"
+    whole, before, after = ((tmp_path / n).read_text().splitlines() for n in ("calm", "before", "after"))
+    assert len(whole) == 4 * STEPS and len(set(whole)) == len(whole)
+    assert before == whole[:KILLED] and after == whole[2 * STEPS :]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2000)
+def test_killed_in_a_search(struck: Path, tmp_path: Path) -> None:
+    """Passes if a trial whose worker was killed some way into its epochs is gone on with by another process, in the
+    same search, and has every epoch and the value of one that a fresh process ran undisturbed, to the last bit."""
+    [killed] = [number for number, what in STRIKES.items() if what == "kill"]
+    found = SearchFolder(struck).study().trials[killed]
+    assert found.state is State.COMPLETE and sorted(found.epochs) == list(range(1, 13))
+    assert len({pid for trial, pid in struck_pids(struck) if trial == killed}) == 2
+    told = json.loads((trial_folder(struck, killed) / END).read_text())
+    assert without_times(told) == without_times(alone(struck, killed, tmp_path))
+    assert [m["epoch"]["value"] for m in told] == [found.epochs[e].value for e in sorted(found.epochs)]

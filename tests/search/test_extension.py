@@ -1,0 +1,121 @@
+"""More trials and a wider space for a search: what was tried stays, and is learned from."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from search.extension import extend
+from search.folder import SearchFolder
+from search.plan import plan
+from search.record import State
+from search.report import report
+from search.sampler import Sampler
+from search.study import Study, only_writer, open_storage
+from spaces.mistakes import Mistake
+from tests.search.conftest import write_digits
+from tests.search.test_report import make
+
+WIDER = "space.head_lr={float: [1.0e-6, 1.0], log: true}"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("extension")
+    write_digits(folder / "secret-folder", 150)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def original(data: Path) -> SearchFolder:
+    """A search of 14 trials."""
+    return make(data, 14, name="found")
+
+
+@pytest.fixture
+def found(original: SearchFolder, tmp_path: Path) -> SearchFolder:
+    shutil.copytree(original.path, tmp_path / "found")
+    return SearchFolder(tmp_path / "found")
+
+
+def test_more_trials_in_a_wider_space(found: SearchFolder, tmp_path: Path) -> None:
+    before = found.study().trials
+    changed = extend(found, ["budget.trials=40", WIDER, "space.head={choice: [linear, attentive]}"])
+    assert any(sentence.startswith("budget.trials: 30 -> 40") for sentence in changed)
+    config, study = found.config(), found.study()
+    assert config.budget.trials == 40 and study.trials == before
+    [entry] = study.identity["extensions"]
+    assert entry["trials"] == 14 and entry["changes"]["budget.trials"] == ["30", "40"]
+
+    planned = plan(config, found.path, going_on=True)  # as a resume does
+    sampler = Sampler(planned.space, planned.direction, config.seed, config.sampler, study.trials)
+    writer = Study.open(open_storage(found.path, None), config.name)
+    seen = []
+    for number in range(14, 24):
+        point = sampler.ask(number)
+        seen.append(point)
+        distributions = sampler.distributions(point)
+        writer.add(point, planned.space.keyed(point), distributions, seed=number, job=f"job-{number:05d}", why="tpe")
+        writer.end(number, State.COMPLETE, "", 0.5)
+        sampler.end(writer.trials[number])
+    assert any(point["head"] == "attentive" for point in seen)
+    again = found.study().trials
+    assert again[:14] == before and [t.point for t in again[14:]] == seen
+    text = report([found], tmp_path / "r.md").read_text(encoding="utf-8")
+    assert "after 14 trials: " in text and "PED-ANOVA" in text
+    rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("| ")}
+    assert rows["head_lr"].rstrip(" |")[-4:].startswith("0."), "what was widened has an importance all the same"
+
+
+def test_a_further_backbone(data: Path) -> None:
+    found = make(data, 5, name="one", backbones=["mae_tiny"])
+    extend(found, ["backbones=[mae_tiny, dinov2_tiny]"])
+    identity = found.study().identity
+    assert found.config().backbones == ("mae_tiny", "dinov2_tiny")
+    assert identity["weights"] == {"mae_tiny": "random", "dinov2_tiny": "random"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("space.head_lr={float: [1.0e-2, 1.0e-1], log: true}", "lie in the new space"),
+        ("budget.trials=5", "has 14 trials already"),
+        ("backbones=[mae_tiny]", "dinov2_tiny would be left out"),
+        ("budget.epochs=9", "budget.epochs: was 4, is 9"),
+        ("metric=accuracy", "metric: was"),
+        ("seed=3", "seed: was 0, is 3"),
+        ("dataset.split.seed=4", "dataset.split.seed: was 0, is 4"),
+    ],
+)
+def test_what_would_change_the_meaning_is_refused(found: SearchFolder, change: str, said: str) -> None:
+    before = (found.path / "search.yaml").read_bytes(), found.study().identity
+    with pytest.raises(Mistake, match=said):
+        extend(found, [change])
+    assert before == ((found.path / "search.yaml").read_bytes(), found.study().identity)
+
+
+def test_a_crash_between_the_two_writes_is_mended_by_the_same_command(found: SearchFolder) -> None:
+    settings = (found.path / "search.yaml").read_bytes()
+    extend(found, ["budget.trials=40", WIDER])
+    (found.path / "search.yaml").write_bytes(settings)  # the record was written, the settings weren't
+    extend(found, ["budget.trials=40", WIDER])
+    assert found.config().budget.trials == 40
+    assert plan(found.config(), found.path, going_on=True).config.space["head_lr"] == {
+        "float": [1e-6, 1.0],
+        "log": True,
+    }
+
+
+def test_not_while_it_is_run(found: SearchFolder) -> None:
+    with only_writer(found.path), pytest.raises(Mistake, match="is being run"):
+        extend(found, ["budget.trials=40"])
+    with pytest.raises(Mistake, match="nothing is to change"):
+        extend(found, [])
+
+
+def test_a_database_takes_wider_ranges_but_no_further_choices(data: Path, tmp_path: Path) -> None:
+    found = make(data, 14, name="stored", study=f"sqlite:///{tmp_path}/study.db")
+    with pytest.raises(Mistake, match="the record lies in a database"):
+        extend(found, ["backbones=[dinov2_tiny, mae_tiny, mae_base]"])
+    extend(found, [WIDER])
+    assert found.study().identity["extensions"]

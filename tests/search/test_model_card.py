@@ -1,0 +1,97 @@
+"""The card that lies beside a final's model: all that is promised is on it, and nothing that is private."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search.model_card import card_text
+from spaces.backbone import table
+from tests.search.conftest import write_digits
+from tests.search.finals import final_of, search_of
+from tests.search.test_predict import SEARCH
+from trainables.card import README
+
+DATA = {"reader": "folder", "versions": {"torch": "2.15.0"}, "groups": {"train": 9, "validation": 3, "test": 4}}
+
+
+@pytest.fixture(scope="module")
+def final(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("jane_doe_19610203")
+    write_digits(home / "images", 200)
+    return final_of(search_of(home, **SEARCH))
+
+
+@pytest.fixture
+def told(final: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The result of the final, and of its one configuration."""
+    result = json.loads((final / "result.json").read_text())
+    return result, result["configurations"][0]
+
+
+def test_what_is_promised_is_on_it(final: Path, told: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    result, report = told
+    [model] = final.glob("model-*")
+    text = (model / README).read_text()
+    for digest in ("data", "split", "test"):
+        assert result["digests"][digest] in text
+    for name in "0123456789":
+        row = f"| {name} | " + " | ".join(str(result["counts"][p][name]) for p in ("train", "validation", "test"))
+        assert row in text
+    for run in report["seeds"]:
+        assert f"| {run['seed']}" in text and f"{run['test']['balanced_accuracy']:.4f} |" in text
+    for words in (
+        f"{report['shipped']['test']['value']:.4f}",
+        "opening 1 of this test set",
+        f"medtune predict {model.name} IMAGES",
+        f"at temperature {report['calibration']['temperature']:.4f}",
+        "specificity 0.9",
+        "Not a medical device",
+        "RANDOM weights",
+        "56 x 56 pixels",
+        "torch ",
+        "| groups | 128 | 32 | 40 |",
+    ):
+        assert words in text, words
+    assert "jane_doe" not in text and "/" + "tmp" not in text and ".png" not in text.lower().replace("png, jpeg", "")
+
+
+def test_the_ensembles_card_is_its_own(final: Path, told: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    [ensemble] = final.glob("ensemble-*")
+    text = (ensemble / README).read_text()
+    found = told[1]["ensemble"]
+    assert "The mean of 2 seeds' models" in text
+    assert f"| this ensemble | {found['test']['value']:.4f}" in text
+    assert f"at temperature {found['calibration']['temperature']:.4f}" in text
+    assert "expected of the configuration" not in text and f"medtune predict {ensemble.name}" in text
+
+
+@pytest.mark.parametrize(
+    ("backbone", "words"),
+    [
+        ("mae_base", "**CC-BY-NC-4.0**: no commercial use."),
+        ("aimv2_large", "**apple-ascl**. What was fine-tuned"),
+        ("dinov2_base", "**Apache-2.0**. What was fine-tuned"),
+    ],
+)
+def test_licences(final: Path, told: tuple[dict[str, Any], dict[str, Any]], backbone: str, words: str) -> None:
+    assert backbone in table()
+    result, report = told
+    report["config"] |= {"backbone": backbone, "weights": "pretrained"}
+    text = card_text(next(final.glob("model-*")), result, report, DATA)
+    assert words in text and "RANDOM" not in text
+
+
+def test_a_value_of_a_table_cannot_break_the_card(final: Path, told: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    result, report = told
+    interval = {"value": 0.5, "low": 0.4, "high": 0.6, "warnings": ["a|b"]}
+    report["subgroups"] = [
+        {"attribute": "view", "value": value, "groups": 7, "units": 7, "metric": interval}
+        for value in ("A|<b>\n", "/home/jane")
+    ]
+    text = card_text(next(final.glob("model-*")), result, report, DATA)
+    assert "| view: withheld | 7 | 0.5000 [0.4000, 0.6000] |" in text
+    assert "jane" not in text and "<b>" not in text
