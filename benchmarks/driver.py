@@ -16,6 +16,7 @@ import argparse
 import heapq
 import json
 import math
+import os
 import sys
 import tempfile
 import time
@@ -154,6 +155,18 @@ def message(trial: Trial, epoch: int, epochs: int, generator: np.random.Generato
     return json.dumps([{"trial": trial.number, "epoch": told, **end}])
 
 
+def flush_seconds(folder: Path, count: int = 50) -> float:
+    """How long this disk takes to take a line for good, at the median: a report is two of them, whatever we do."""
+    took = []
+    with (folder / "flushed").open("ab", buffering=0) as file:
+        for _ in range(count):
+            file.write(b"x" * 300 + b"\n")
+            started = time.perf_counter()
+            os.fsync(file.fileno())
+            took.append(time.perf_counter() - started)
+    return float(np.median(took))
+
+
 def average(costs: list[tuple[int, float]], low: float = 0, high: float = math.inf) -> float:
     """Seconds, over those whose record held at least `low` and fewer than `high` trials; NaN where there are none."""
     chosen = [seconds for size, seconds in costs if low <= size < high]
@@ -230,11 +243,13 @@ def main() -> int:
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as folder:
         config = settings(options.trials, options.epochs, options.sampler, options.study)
+        flush = flush_seconds(Path(folder))
         started = time.perf_counter()
         costs = simulate(Path(folder), config, options.concurrent)
         wall = time.perf_counter() - started
     states = ", ".join(f"{count} {state}" for state, count in costs.states.items() if count)
     print(f"{options.trials} simulated trials, {options.concurrent} at once, in {wall:.0f} s: {states}")
+    print(f"the disk takes {1000 * flush:.2f} ms for a flush (median before the start); a report waits for two")
     print(*table(costs, options.trials), sep="\n")
     report = average(costs.reports + costs.at_rungs)
     ask = average(costs.asks) + average(costs.sampler)

@@ -51,7 +51,7 @@ def bundle(found: SearchFolder, output: Path) -> Path:
     with folder_atomic(output.absolute()) as folder:
         write_text(folder / "search.yaml", to_yaml(portable(config).plain()))
         write_text(folder / "split.csv", split_table(prepared, salt))
-        write_text(folder / "results.csv", results_table([found], folders=False))
+        write_text(folder / "results.csv", results_table([found]))
         for trial in study.trials:
             predictions = trial_folder(found.path, trial.number) / PREDICTIONS
             if predictions.is_file():

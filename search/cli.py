@@ -138,6 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # spot machines end a process by it: as by Ctrl-C
 
     try:
+        if options.command == "search":
+            _refuse_at_once(options)
         from search import commands
 
         getattr(commands, options.command)(options)
@@ -157,6 +159,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"medtune: {error.strerror} ({error.filename or 'where it was writing'}); free space.", file=sys.stderr)
         return EXIT_MISTAKE
+
+
+def _refuse_at_once(options: argparse.Namespace) -> None:
+    """What can be refused before the heavy imports and the data, which take a while: settings, and an MLflow that is
+    away."""
+    from pathlib import Path
+
+    from search.settings import load
+    from search.tracking import reachable
+
+    config = load(Path(options.settings), options.changes)
+    if config.mlflow not in ("off", "local"):
+        reachable(config.mlflow)
 
 
 if __name__ == "__main__":

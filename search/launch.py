@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -25,7 +24,7 @@ from search.record import Trial
 from search.sampler import Comparing, Sampler, sampler_of
 from search.settings import load
 from search.study import JOURNAL, Study, only_writer, open_storage, repair_journal
-from search.tracking import reachable, start_mirror
+from search.tracking import start_mirror
 from spaces.config import Direction, ResourcesConfig, SearchConfig
 from spaces.dimensions import Space
 from spaces.library import trial_config
@@ -80,8 +79,6 @@ def search(
     console = console or Console.silent()
     if address is not None:
         check_address(address)
-    if config.mlflow not in ("off", "local"):
-        reachable(config.mlflow)  # before the data, which may take minutes
     with console.working("looking at the data") as progress:
         planned = plan(config, base, cluster=address is not None, progress=progress)
     return start(planned, address=address, console=console, make_sampler=make_sampler)
@@ -328,7 +325,7 @@ def _take_back_full_disk(found: SearchFolder, trials: Sequence[Trial]) -> None:
 
     for trial in trials:
         end = trial_folder(found.path, trial.number) / END
-        if not trial.state.terminal and end.exists() and says_full_disk(json.loads(end.read_text())["end"]["cause"]):
+        if not trial.state.terminal and end.exists() and says_full_disk(end.read_text(encoding="utf-8")):
             end.unlink()
 
 

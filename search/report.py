@@ -1,8 +1,8 @@
 """One page of searches and their finals: a self-contained HTML file, to be read, printed and sent; or the same without
 pictures as Markdown, or every trial as a CSV table.
 
-It shows no path, no image's name and no patient: settings are shortened to the last part of a path, causes to what
-`search.disclosure` lets out, and of predictions only counts are shown.
+It shows no path, no image's name and no patient: settings are shown without folders, files and columns, causes as
+`search.disclosure` lets them out, and of predictions only counts are shown.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from trainables.selection import Corrected
 TEMPLATES = {".html": "report.html.j2", ".htm": "report.html.j2", ".md": "report.md.j2"}
 TABLE = ".csv"
 SPELT = {"auroc": "AUROC", "f1": "F1", "brier": "Brier score", "ece": "calibration error"}
+WITHHELD = "withheld"
 ENOUGH = 10  # complete trials for importance
 TOP = 5  # trials that PED-ANOVA's best share should hold, as Optuna's page on it says
 SEEN = 0.005  # smallest share of importance that gets a bar
@@ -122,7 +123,8 @@ class Page:
 
     @property
     def dataset(self) -> str:
-        return Path(self.config.dataset.root).name
+        """By what it holds: its folder's name may be a patient's."""
+        return f"data {self.identity['data'][:8]}"
 
     @property
     def random(self) -> list[str]:
@@ -268,10 +270,15 @@ def expected_maximum(count: int) -> float:
 
 
 def shown_settings(config: SearchConfig) -> dict[str, Any]:
-    """A search's settings without this machine's folders and addresses: of a path only its last part."""
+    """A search's settings without this machine's folders and addresses, and the names of files and columns."""
     plain = config.plain()
     plain.pop("storage")
     plain.pop("cache")
+    plain["dataset"] |= {"root": WITHHELD, "options": _withheld(plain["dataset"]["options"])}
+    weights = (
+        plain["weights"] if isinstance(plain["weights"], dict) else dict.fromkeys(config.backbones, plain["weights"])
+    )
+    plain["weights"] = {name: own if own in ("pretrained", "random") else "a file" for name, own in weights.items()}
     plain["study"] = "a database" if plain["study"] else "a journal in the search's folder"
     plain["mlflow"] = plain["mlflow"] if plain["mlflow"] in ("local", "off") else "a tracking server"
     return _without_paths(plain)
@@ -287,6 +294,11 @@ def _without_paths(data: Any) -> Any:
     if isinstance(data, str) and ("/" in data or "\\" in data):
         return ".../" + data.replace("\\", "/").rstrip("/").rpartition("/")[2]
     return data
+
+
+def _withheld(options: dict[str, Any]) -> dict[str, Any]:
+    """A reader's options with what only switches something; words may be names of files, columns or people."""
+    return {key: value if isinstance(value, bool | int | float) else WITHHELD for key, value in options.items()}
 
 
 def _importance(study: Study, trials: Sequence[FrozenTrial]) -> tuple[dict[str, float], str]:

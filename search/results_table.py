@@ -6,7 +6,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from search.disclosure import public_cause, public_value
@@ -21,22 +20,19 @@ COLUMNS = (
 """Before the parameters of trials, a column each. `kind` is trial or final; `part` is what the value is measured on."""
 
 
-def results_table(searches: Sequence[SearchFolder], folders: bool = True) -> str:
+def results_table(searches: Sequence[SearchFolder]) -> str:
     """The table as CSV. Causes are shortened to what may leave the machine, values that look like paths withheld.
-
-    Args:
-        folders: whether a dataset is called by its folder, rather than by its reader.
 
     Raises:
         Mistake: a search or a final that can't be read.
     """
     rows: list[dict[str, Any]] = []
     for found in searches:
-        dataset = found.config().dataset
+        identity = found.study().identity
         common = {
             "search": found.config().name,
-            "dataset": public_value(Path(dataset.root).name if folders else dataset.reader),
-            "metric": found.study().identity["metric"],
+            "dataset": f"data {identity['data'][:8]}",  # its folder's name may be a patient's
+            "metric": identity["metric"],
         }
         rows += [{**common, **row} for row in (*_trials(found), *_finals(found))]
     parameters = list(dict.fromkeys(name for row in rows for name in row if name not in COLUMNS))

@@ -43,7 +43,8 @@ def shared(search: Path, trials: Sequence[Trial]) -> Shared:
     computed = read = 0
     for trial in trials:
         try:
-            counts = json.loads((trial_folder(search, trial.number) / END).read_text(encoding="utf-8"))["counts"]
+            told = json.loads((trial_folder(search, trial.number) / END).read_text(encoding="utf-8"))
+            counts = told[-1]["counts"]  # of what was told, the end is the last
             computed, read = computed + counts["computed"], read + counts["read"]
         except (OSError, ValueError, KeyError):
             continue  # it was stopped early

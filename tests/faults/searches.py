@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +164,7 @@ def check_mirrored(found: SearchFolder, database: Path) -> None:
 
 @contextmanager
 def mlflow_server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """MLflow's own server on a SQLite store in `folder`. It may be killed meanwhile."""
+    """MLflow's own server, in a process group of its own, on a SQLite store in `folder`. It may be killed meanwhile."""
     environment = os.environ | ui.SERVER_SETTINGS | {"TMPDIR": str(folder)}
     command = ui.server_command(local_uri(folder), port, folder / "artifacts")
     with (folder / "server.log").open("ab") as log:
@@ -172,8 +173,14 @@ def mlflow_server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
         ui._wait_for(server, port)
         yield server
     finally:
-        server.terminate()
-        server.wait(20)
+        kill_group(server)
+
+
+def kill_group(leader: subprocess.Popen[bytes]) -> None:
+    """SIGKILL to a process and all of its group, which doesn't end with it."""
+    with suppress(ProcessLookupError):
+        os.killpg(leader.pid, signal.SIGKILL)
+    leader.wait()
 
 
 def ran(*arguments: object, seconds: float = 1500) -> subprocess.CompletedProcess[str]:

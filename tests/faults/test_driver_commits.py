@@ -204,7 +204,7 @@ def test_old_or_new(tmp_path: Path, command: str) -> None:
 
 
 def complete(text: str, command: str) -> bool:
-    return text.endswith("</html>\n") if command == "report" else "versions:" in text and "config:" in text
+    return text.endswith("</html>") if command == "report" else "versions:" in text and "config:" in text
 
 
 def test_a_new_search(tmp_path: Path) -> None:

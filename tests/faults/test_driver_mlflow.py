@@ -1,6 +1,6 @@
 """MLflow's server away for a time, for ever, or from the start; two searches at once in it."""
 
-import signal
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,14 @@ import pytest
 
 from search import ui
 from search.folder import SearchFolder
+from search.tracking import reachable
+from spaces.mistakes import Mistake
 from tests.faults.searches import (
     check_mirrored,
     check_whole,
     epochs_in,
     fixed_list,
+    kill_group,
     mlflow_runs,
     mlflow_server,
     wait_until,
@@ -38,8 +41,9 @@ def test_away_for_a_time_then_for_ever(tmp_path: Path, killable: Any) -> None:
         command = killable("search", written(tmp_path, settings))
         wait_until(lambda: epochs_in(found.path) >= 3, 900, "three epochs")
         wait_until(lambda: database.exists() and any(mlflow_runs(database).values()), 120, "an epoch in MLflow")
-        server.send_signal(signal.SIGKILL)
-        server.wait()
+        kill_group(server)
+    with pytest.raises(Mistake):
+        reachable(settings["mlflow"], 1)
     before = epochs_in(found.path)
     time.sleep(AWAY)
     print(f"MLflow away for {AWAY} s: {epochs_in(found.path) - before} epochs meanwhile")
@@ -80,7 +84,7 @@ def test_away_at_the_start(tmp_path: Path) -> None:
     assert done.returncode == 2 and "Traceback" not in done.stderr
     for words in (address, "mlflow: off", "medtune sync"):
         assert words in done.stderr
-    assert took < 10
+    assert took < 10 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))  # in proportion on a busy machine
     assert not (tmp_path / "runs").exists()
 
 
@@ -90,7 +94,7 @@ def test_two_searches_at_once(tmp_path: Path, killable: Any) -> None:
     """Two searches at once in one experiment both complete, each with its own runs; the same name is refused while its
     search runs, and a search whose driver is dead is not."""
     port = ui.free_port()
-    settings = fixed_list(tmp_path, 4, 20, mlflow=f"http://{ui.HOST}:{port}")
+    settings = fixed_list(tmp_path, 4, 400, mlflow=f"http://{ui.HOST}:{port}")
     names = ("one", "two")
     files = {name: written(tmp_path, {**settings, "name": name}) for name in names}
     found = {name: SearchFolder(tmp_path / "runs" / name) for name in names}

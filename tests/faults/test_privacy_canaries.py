@@ -144,12 +144,12 @@ def test_nothing_of_a_patient_leaves(place: Path, ray_folder: Path, killable: An
     printed = [succeed("status", found)]
     printed.append(succeed("export", found, "-o", place / "best.yaml"))
     printed.append(succeed("final", place / "best.yaml", "--seeds", "1", "-o", place / "final"))
-    printed.append(succeed("report", found, "-o", place / "report.html"))
-    [model] = [folder.parent for folder in (place / "final").rglob("model.json")]
+    printed += [succeed("report", found, "-o", place / f"report.{form}") for form in ("html", "md", "csv")]
+    [model] = [card.parent for card in (place / "final").glob("*/model.json")]
     printed.append(succeed("predict", model, place / CANARY["root"], "-o", place / "predictions.csv"))
     assert not any(MARK.lower() in text.lower() for text in printed)
 
-    shared = [place / name for name in ("best.yaml", "report.html", "final/result.json")]
+    shared = [place / name for name in ("best.yaml", "report.html", "report.md", "report.csv", "final/result.json")]
     mirrored = list((place / "runs").glob("mlflow.db*"))
     mirrored += list((place / "runs").glob("mlartifacts"))
     logs = [found / "log.txt", found / "mlflow.log", ray_folder]

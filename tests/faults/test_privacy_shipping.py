@@ -28,6 +28,7 @@ from search.preflight import preflight
 from search.record import Trial
 from search.settings import load
 from search.shadowing import finder, shadowed
+from search.tracking import reachable
 from spaces.mistakes import Mistake
 from tests.search.conftest import SETTINGS, write_digits
 
@@ -137,10 +138,13 @@ def test_another_package_of_the_same_name_is_named_with_both_places(tmp_path: Pa
 
 @pytest.fixture
 def strange_cluster(tmp_path: Path) -> Iterator[str]:
-    """The address of a node with token authentication whose Python finds other `spaces` first."""
+    """The address of a node with token authentication whose Python has imported other `spaces` at its start, as what
+    stands in a .pth file may do: what is shipped comes first otherwise."""
     (tmp_path / "theirs" / "spaces").mkdir(parents=True)
     (tmp_path / "theirs" / "spaces" / "__init__.py").touch()
-    (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.path.insert(0, {str(tmp_path / 'theirs')!r})\n")
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(tmp_path / 'theirs')!r})\nimport spaces\n"
+    )
     folder = Path(tempfile.mkdtemp(prefix="medtune.", dir="/tmp"))
     environment = {
         **{name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"},
@@ -192,3 +196,16 @@ def test_a_node_with_other_packages_is_known_before_the_start(strange_cluster: s
         ray.shutdown()
     [sentence] = caught.value.sentences
     assert str(tmp_path / "theirs" / "spaces") in sentence and str(ROOT / "spaces") in sentence
+
+
+def test_an_address_with_a_password_is_told_without_it(capfd: pytest.CaptureFixture[str]) -> None:
+    """Where MLflow's address holds a password and nobody answers, neither the sentence nor anything printed does."""
+    with pytest.raises(Mistake) as caught:
+        reachable("http://jane:" + "word@127.0.0.1:9")
+    printed = capfd.readouterr()
+    for told in (str(caught.value), printed.out, printed.err):
+        assert "word" not in told and "jane" not in told
+    assert "http://127.0.0.1:9" in str(caught.value)
+    with pytest.raises(Mistake, match="nothing can be sent to http://127.0.0.1 "):
+        reachable("http://jane:" + "word@127.0.0.1")
+    assert "Traceback" not in capfd.readouterr().err

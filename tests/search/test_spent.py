@@ -43,7 +43,7 @@ def test_what_was_shared(tmp_path: Path) -> None:
     for number, counts in ((0, {"computed": 100, "read": 0}), (1, {"computed": 0, "read": 300})):
         folder = trial_folder(tmp_path, number)
         folder.mkdir(parents=True)
-        (folder / END).write_text(json.dumps({"counts": counts}))
+        (folder / END).write_text(json.dumps([{"counts": counts}]))
     found = shared(tmp_path, one.study.trials)
     assert found == Shared(computed=100, read=300) and found.saved == pytest.approx(0.75)
     assert Shared(0, 0).saved == 0
