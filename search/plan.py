@@ -21,7 +21,7 @@ from spaces.mistakes import Mistake, nearest
 from spaces.policy import Policy, policy, refuse_beyond
 from spaces.protocol import apply, with_warmup
 from trainables.augment import stored_at
-from trainables.data.audit import Alike, look_at_images, refuse_unusable
+from trainables.data.audit import Alike, look_at_images, refuse_damaged, refuse_unusable
 from trainables.data.manifest import Manifest
 from trainables.data.order import global_batches
 from trainables.data.parts import Progress, pixel_spec
@@ -153,10 +153,17 @@ def plan(
             policies = attempt(lambda: policies_of(config, space, prepared.manifest.policy)) or [Policy()]
             if decoded and not thorough:
                 attempt(lambda: decode(config, space, prepared, policies, progress))
+                if listed and not going_on:  # a final would stumble over them when it has opened the test
+                    attempt(lambda: refuse_damaged(in_test(*listed[1:]), cache, progress))
     alike = attempt(lambda: look_at_images(*listed[1:], cache, progress)) if thorough and listed else ()
     if problems or space is None or prepared is None or first is None or concurrent is None:
         raise Mistake(*dict.fromkeys(problems), full=dict.fromkeys(full))
     return Plan(config, space, prepared, first, concurrent, alike or ())
+
+
+def in_test(manifest: Manifest, parts: np.ndarray) -> Manifest:
+    """The test rows of a manifest. `parts`: [N] str, the part that each row is in."""
+    return manifest.take(np.flatnonzero(parts == "test"))
 
 
 def with_readers_defaults(config: SearchConfig, manifest: Manifest) -> SearchConfig:

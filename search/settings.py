@@ -19,7 +19,8 @@ def load(path: Path, changes: Sequence[str] = ()) -> SearchConfig:
     """
     data = read_yaml(path)
     if not isinstance(data, dict):
-        raise Mistake(f"{path}: expected keys and values, found {type(data).__name__}.")
+        found = "nothing" if data is None else f"a {type(data).__name__}"
+        raise Mistake(f"{path}: expected keys and values, found {found}.")
     for change in changes:
         _apply(data, change)
     return SearchConfig.parse(data, str(path))

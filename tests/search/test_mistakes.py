@@ -1,6 +1,7 @@
 """A person's mistakes, as the command line tells them: a clear sentence, exit code 2, nothing left behind."""
 
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from search.cli import main
+from search.settings import load
 from tests.search.conftest import SETTINGS, medtune, succeed, write_digits
+from trainables.data.prepared import prepare_for_audit
 
 
 @pytest.fixture
@@ -33,9 +36,17 @@ def empty_class(place: Path) -> list[str]:
 
 
 def unreadable_image(place: Path) -> list[str]:
-    for digit in range(10):  # whichever of them the test takes, which stays sealed
-        (place / "images" / str(digit) / "broken.png").write_text(f"<html>not found: {digit}</html>")
-    return []
+    """One that the test takes, of which no trial sees anything."""
+    dataset = load(place / "search.yaml").dataset
+    for number in range(100):
+        broken = place / "images" / "3" / f"broken{number}.png"
+        broken.write_text(f"<html>not found: {number}</html>")
+        with tempfile.TemporaryDirectory() as cache:
+            _, manifest, parts = prepare_for_audit(dataset, Path(cache), place)
+        if broken.name in {Path(path).name for path in manifest.paths[parts == "test"]}:
+            return []
+        broken.unlink()
+    raise AssertionError("the test takes none")
 
 
 def label_outside(place: Path) -> list[str]:
@@ -95,7 +106,7 @@ def no_such_weights(place: Path) -> list[str]:
         (typo, ['unknown key "bugdet"', 'Did you mean "budget"']),
         (missing_folder, ["nowhere"]),
         (empty_class, ["ten"]),
-        (unreadable_image, ["broken.png"]),
+        (unreadable_image, ["3/broken"]),
         (label_outside, ["seven", "row"]),
         (group_in_two_splits, ["train", "test", "official"]),
         (unwritable_storage, ["storage", "can't be written"]),
@@ -121,7 +132,7 @@ def test_told_before_anything_is_written(
 
 def test_no_traceback_in_a_process_of_its_own(place: Path) -> None:
     done = medtune("search", place / "search.yaml", *unreadable_image(place))
-    assert done.returncode == 2 and "broken.png" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "3/broken" in done.stderr and "Traceback" not in done.stderr
     assert done.stdout == ""
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from trainables.data.contents import cpus
 from trainables.data.images import SUFFIXES, BadImage, Size, open_image, read_header
 from trainables.data.manifest import Manifest
-from trainables.data.near import Progress, labels_numbered, looking_alike, perceptual_hashes, several
+from trainables.data.near import Hashes, Progress, labels_numbered, looking_alike, perceptual_hashes, several
 from trainables.data.problems import Problems
 from trainables.data.readers.paths import ignored, printable
 
@@ -119,8 +119,7 @@ def look_at_images(
     Raises:
         Mistake: files that can't be used, by their paths relative to root, or a cache that can't be written.
     """
-    hashes = perceptual_hashes(manifest.root, manifest.paths, manifest.contents, cache, progress)
-    _refuse({str(manifest.paths[row]): reason for row, reason in hashes.bad.items()}, len(manifest), "images")
+    hashes = refuse_damaged(manifest, cache, progress)
     alike = looking_alike(hashes, manifest.contents)
     if not (alike >= 0).any():
         return ()
@@ -131,6 +130,17 @@ def look_at_images(
         images = tuple(zip(manifest.paths[rows].tolist(), parts[rows].tolist(), strict=True))
         found.append(Alike(images, len(np.unique(manifest.groups[rows])), bool(differ[number])))
     return tuple(sorted(found, key=lambda a: (len(a.parts) < 2, not a.labels_differ, -len(a.images), a.images[0])))
+
+
+def refuse_damaged(manifest: Manifest, cache: Path, progress: Progress | None = None) -> Hashes:
+    """Decodes every image once that isn't known from an earlier look at the same bytes, for its perceptual hash.
+
+    Raises:
+        Mistake: files that can't be used, by their paths relative to root, or a cache that can't be written.
+    """
+    hashes = perceptual_hashes(manifest.root, manifest.paths, manifest.contents, cache, progress)
+    _refuse({str(manifest.paths[row]): reason for row, reason in hashes.bad.items()}, len(manifest), "images")
+    return hashes
 
 
 def refuse_unusable(root: Path, progress: Progress | None = None) -> None:
