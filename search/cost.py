@@ -40,7 +40,7 @@ class Estimate:
     hours_stopped: float
     """Of all trials, if at every rung one in eta goes on."""
     peak: int
-    """Bytes of device memory of the kind that needs most; on a CPU, by how much the process grew."""
+    """Bytes of device memory of the kind that needs most; on a CPU, by how much the process grew; 0 if unknown."""
     infeasible: float
     """Share of the drawn configurations that run out of memory."""
     pixels: int
@@ -109,9 +109,9 @@ def estimate_lines(found: Estimate | None, plan: Plan) -> list[str]:
     device = "accelerator" if config.resources.accelerators else "CPU"
     measured = "" if found.measured == found.kinds else f" ({found.measured} of {found.kinds} kinds were measured)"
     stopped = f", about {found.hours_stopped:.3g} with early stopping" if found.hours_stopped < found.hours_all else ""
-    memory = f"up to {found.peak / GIB:.2f} GiB of memory a trial" + (
-        f"; {found.infeasible:.0%} of configurations don't fit" if found.infeasible else ""
-    )
+    memory = f"up to {found.peak / GIB:.2f} GiB of memory a trial" if found.peak else "its memory wasn't measured"
+    if found.infeasible:
+        memory += f"; {found.infeasible:.0%} of configurations don't fit"
     lines = [
         f"Cost, measured on this machine{measured}: {found.hours_each:.3g} {device}-hours a full trial, "
         f"{found.hours_all:.3g} for {config.budget.trials} trials{stopped}, less where activations are shared; "

@@ -1,5 +1,6 @@
-"""How the tests are dealt to the processes of `make test`."""
+"""How the tests are dealt to the processes of `make test`, and how long each may measure what trials cost."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,3 +14,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         file = item.path.relative_to(Path(__file__).parent)
         item.add_marker(pytest.mark.xdist_group("ray" if file.parts[0] in RAY else str(file)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_probes() -> Iterator[None]:
+    """`medtune check` measures for a second instead of twenty."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("search.cost.SECONDS", 1.0)
+        yield

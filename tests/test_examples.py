@@ -1,5 +1,7 @@
-"""Every example is in order, at a tiny size: its own settings, with small backbones and images in the layout it names;
-one of them is searched."""
+"""Every example is searched at a tiny size: its own settings, with small backbones and images in the layout it names.
+
+`make test` searches one of them and checks the others; `make test-faults` searches all.
+"""
 
 import subprocess
 import sys
@@ -11,8 +13,11 @@ import pytest
 from search.settings import load
 from spaces.library import assemble, first_points
 from tests.search.conftest import SETTINGS, status, succeed, write_digits
+from tests.trainables.data.conftest import write_image
+from tests.trainables.data.readers.test_spoiled import DATASETS
 from trainables.data.readers import READERS
 
+assert write_image  # the fixture
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
@@ -56,7 +61,7 @@ MAKE: dict[str, Callable[[Path], None]] = {"folder": folder, "csv": table, "apto
 ELSEWHERE = {"seven_families", "kuberay"}
 """Run by a test of its own, tests/search/test_families.py; no settings of a search."""
 LARGE = {"cbis_ddsm", "isic2019", "chexpert"}
-"""Of datasets whose readers have tests of their own: their settings and spaces are looked at."""
+"""Of large datasets, whose readers have tests of their own with tiny copies in their layouts."""
 
 
 def test_every_example_is_tested() -> None:
@@ -82,9 +87,24 @@ def test_example(name: str, tmp_path: Path) -> None:
     storage = ("--set", f"storage={tmp_path / 'runs'}")
     output = succeed("check", settings, *changes, *storage)
     assert "Everything is in order" in output
-    if name == "aptos2019":  # one of them to its end: what readers give is looked at in tests of their own
+    if name == "aptos2019":  # one of them to its end; all, in the slow test
         succeed("search", settings, *changes, *storage)
-        assert sum(status(tmp_path / "runs" / name)["states"].values()) == 2
+        assert status(tmp_path / "runs" / name)["states"] == {"complete": 2}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted({*MAKE, *LARGE} - {"aptos2019"}))
+def test_example_is_searched(name: str, tmp_path: Path, write_image: Callable[..., Path]) -> None:
+    settings = tmp_path / f"{name}.yaml"
+    settings.write_text((EXAMPLES / f"{name}.yaml").read_text())
+    if name in LARGE:
+        good, _ = DATASETS[name]
+        good(tmp_path / load(settings).dataset.root, write_image)
+    else:
+        MAKE[name](tmp_path)
+    changes = [part for change in TINY for part in ("--set", change)]
+    succeed("search", settings, *changes, "--set", f"storage={tmp_path / 'runs'}")
+    assert status(tmp_path / "runs" / name)["states"] == {"complete": 2}
 
 
 def test_from_python(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ from trainables.loop import fine_tune, predict
 from trainables.place import Place
 
 STEPS = 2  # timed; as many before them, in which memory is found and kernels are chosen
+SMALL, QUICK = 2, 2.0  # images and seconds: on a CPU the batch is as large as can be tried in that time
 SAMPLED = 0.002  # seconds between two looks at a process's memory
 KIND = (
     "backbone",
@@ -53,7 +54,8 @@ class Cost:
     evaluating: float
     """Seconds an image."""
     peak_bytes: int
-    """Of the accelerator's memory; on a CPU, by how much the process grew."""
+    """Of the accelerator's memory; on a CPU, by how much the process grew, and 0 where only a smaller batch was tried,
+    so that it doesn't take long."""
     fits: bool = True
     """False where it ran out of memory; the figures are then 0."""
 
@@ -72,26 +74,37 @@ def probe(config: TrialConfig, classes: int, task: Task, place: Place) -> Cost:
         classes: number of classes or findings.
         place: where; its accelerator should have nothing else to do.
     """
-    images = config.batch_size * STEPS
+    if place.device.type != "cpu":
+        return _measured(config, config.batch_size, classes, task, place)
+    small = min(SMALL, config.batch_size)
+    first = _measured(config, small, classes, task, place)
+    an_image = 2 * STEPS * first.training + 2 * first.evaluating
+    batch = min(config.batch_size, int(QUICK / an_image)) if first.fits and an_image > 0 else small
+    found = _measured(config, batch, classes, task, place) if batch > small else first
+    return found if max(batch, small) == config.batch_size else replace(found, peak_bytes=0)
+
+
+def _measured(config: TrialConfig, batch: int, classes: int, task: Task, place: Place) -> Cost:
+    images = batch * STEPS
     data = TrialData(
         train=_noise(images, store_resolution(config), classes, task),
-        validation=_noise(config.batch_size, config.resolution, classes, task),
+        validation=_noise(batch, config.resolution, classes, task),
         classes=tuple(map(str, range(classes))),
         task=task,
     )
     plain = config.plain() | {"weights": "random", "epochs": 2, "value": "last", "ema": 0.0, "warmup": 0.0}
-    plain |= {"classes_averaged": None, "views": 0, "head_lr": 1e-6}
+    plain |= {"classes_averaged": None, "views": 0, "head_lr": 1e-6, "batch_size": batch}
     short = TrialConfig.model_validate(plain)
     try:
         with _peak(place) as peak:
             outcome = fine_tune(short, data, place=place, judged=False)
             started = time.perf_counter()
             predict(outcome.model, short, data.validation, place)
-            evaluating = (time.perf_counter() - started) / config.batch_size
+            evaluating = (time.perf_counter() - started) / batch
     except torch.OutOfMemoryError:
         _freed(place)
         return Cost(0.0, 0.0, 0, fits=False)
-    epoch = outcome.reports[-1].seconds - evaluating * config.batch_size
+    epoch = outcome.reports[-1].seconds - evaluating * batch
     _freed(place)
     return Cost(max(epoch, 0.0) / images, evaluating, peak.bytes)
 
