@@ -51,7 +51,8 @@ TINY = (
     "backbones=[dinov2_tiny]",
     "weights=random",
     "space.resolution=56",
-    "budget={trials: 2, epochs: 1}",
+    "budget={trials: 2, epochs: 4}",
+    "stopping.rule=off",
     "resources={concurrent: 1}",
     "mlflow=off",
     "try=[]",
@@ -62,6 +63,15 @@ ELSEWHERE = {"seven_families", "kuberay"}
 """Run by a test of its own, tests/search/test_families.py; no settings of a search."""
 LARGE = {"cbis_ddsm", "isic2019", "chexpert"}
 """Of large datasets, whose readers have tests of their own with tiny copies in their layouts."""
+
+
+def ran_through(home: Path) -> None:
+    """Both trials ended by themselves; kappa isn't defined where all are still predicted as one grade, which isn't an
+    error of the trial's."""
+    trials = status(home)["trials"]
+    undefined = [t for t in trials if t["state"] == "infeasible" and "isn't defined" in t["cause"]]
+    complete = [t for t in trials if t["state"] == "complete"]
+    assert complete and len(complete) + len(undefined) == len(trials) == 2, trials
 
 
 def test_every_example_is_tested() -> None:
@@ -89,7 +99,7 @@ def test_example(name: str, tmp_path: Path) -> None:
     assert "Everything is in order" in output
     if name == "aptos2019":  # one of them to its end; all, in the slow test
         succeed("search", settings, *changes, *storage)
-        assert status(tmp_path / "runs" / name)["states"] == {"complete": 2}
+        ran_through(tmp_path / "runs" / name)
 
 
 @pytest.mark.slow
@@ -104,7 +114,7 @@ def test_example_is_searched(name: str, tmp_path: Path, write_image: Callable[..
         MAKE[name](tmp_path)
     changes = [part for change in TINY for part in ("--set", change)]
     succeed("search", settings, *changes, "--set", f"storage={tmp_path / 'runs'}")
-    assert status(tmp_path / "runs" / name)["states"] == {"complete": 2}
+    ran_through(tmp_path / "runs" / name)
 
 
 def test_from_python(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_a_reader_of_ones_own(reader: Path, images: Path, tmp_path: Path) -> Non
 def test_mistakes_with_ones_own_reader(reader: Path, images: Path, tmp_path: Path, name: str, said: str) -> None:
     (reader.parent / "broken.py").write_text("1 / 0\n")
     (reader.parent / "lacking.py").write_text("import a_package_that_is_nowhere\n")
-    wrong = reader.read_text().replace('np.full(len(paths), "")', 'np.full(len(paths), "learn")')
+    wrong = reader.read_text().replace("classes=classes,", 'classes=classes, official=np.full(len(paths), "learn"),')
     (reader.parent / "wrong.py").write_text(wrong)
     with pytest.raises(Mistake) as mistake:
         read(DatasetConfig(reader=name, root="data"), tmp_path / "cache", tmp_path)

@@ -5,6 +5,7 @@ Splits without an official part are in tests/trainables/data/test_splits.py.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,9 @@ def manifests(draw: Any) -> Manifest:
     for _ in range(draw(st.integers(0, 2)) if sum(shares) else 0):
         official[generator.integers(count)] = generator.choice(PARTS)
     return Manifest(
-        Path("nowhere"), "classification", ("a", "b"), "accuracy", "natural",
-        np.array([f"{i:04d}" for i in range(count)]), np.array([f"c{c}" for c in contents]), np.arange(count) % 2,
-        np.array([f"g{g}" for g in groups]), official.astype(np.str_),
+        root=Path("nowhere"), classes=("a", "b"), metric="accuracy", labels=np.arange(count) % 2,
+        paths=np.array([f"{i:04d}" for i in range(count)]), contents=np.array([f"c{c}" for c in contents]),
+        groups=np.array([f"g{g}" for g in groups]), official=official.astype(np.str_),
     )  # fmt: skip
 
 
@@ -96,13 +97,12 @@ def test_the_strategy_makes_leaks_and_sound_ones() -> None:
     names = np.array([f"{i:02d}" for i in range(rows)])
     labels = np.arange(rows) // 4 % 2
     sound = Manifest(
-        Path("nowhere"), "classification", ("a", "b"), "accuracy", "natural", names, names, labels, names, official
-    )
+        root=Path("nowhere"), classes=("a", "b"), metric="accuracy", paths=names, contents=names, labels=labels,
+        groups=names, official=official,
+    )  # fmt: skip
     split(sound, SplitConfig())
     groups = names.copy()
     groups[3] = groups[0]
-    leaking = Manifest(
-        Path("nowhere"), "classification", ("a", "b"), "accuracy", "natural", names, names, labels, groups, official
-    )
+    leaking = replace(sound, groups=groups)
     with pytest.raises(Mistake, match="1 groups stand in more than one part"):
         split(leaking, SplitConfig())

@@ -26,18 +26,18 @@ _ATTRIBUTE = "attribute:"  # begins the names of attributes' arrays in a file
 _DIGEST_BYTES = 32
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Manifest:
     """A dataset, one row an image. Rows keep their order, and row numbers index every array made from them."""
 
     root: Path
     """Folder of the dataset on this machine."""
-    task: Task
+    task: Task = "classification"
     classes: tuple[str, ...]
     """Names of the L classes, grades in rising order, or findings."""
     metric: str
     """The dataset's own default, one of spaces.config.METRICS."""
-    policy: str
+    policy: str = "natural"
     """The dataset's own default augmentation policy, a key of spaces/policies.yaml."""
     paths: np.ndarray
     """[N] str, relative to root, with forward slashes. Never leaves this machine."""
@@ -48,11 +48,12 @@ class Manifest:
     is learned from; how uncertain and missing ones are learned from is a trial's choice."""
     groups: np.ndarray
     """[N] str; images of one group (patient, lesion, content) are never in two parts of a split."""
-    official: np.ndarray
-    """[N] str, part of the dataset's own split: "train", "validation", "test", or "" where it has none."""
+    official: np.ndarray = None  # type: ignore[assignment]  # filled in below, as are others
+    """[N] str, part of the dataset's own split: "train", "validation", "test", or "" where it has none; by default
+    nowhere."""
     notes: tuple[str, ...] = ()
     """What the person should know of how the dataset was read, in full sentences."""
-    units: np.ndarray = None  # type: ignore[assignment]  # filled in below
+    units: np.ndarray = None  # type: ignore[assignment]
     """[N] str, what is reported on (an image, a breast, a study): predictions of a unit's rows are combined before they
     are scored. A unit lies within a group. By default each row is a unit."""
     truth: np.ndarray = None  # type: ignore[assignment]
@@ -67,6 +68,8 @@ class Manifest:
 
     def __post_init__(self) -> None:
         rows = len(self.paths)
+        if self.official is None:
+            object.__setattr__(self, "official", np.full(rows, ""))
         if self.units is None:
             object.__setattr__(self, "units", np.arange(rows).astype(np.str_))
         if self.truth is None:

@@ -29,8 +29,8 @@ def test_every_row_once_and_no_group_or_content_in_two(seed: int, count: int, dr
     contents = np.array([f"c{c}" for c in drawn.integers(0, count * 10, count)])
     labels = np.arange(count) % 3
     manifest = Manifest(
-        Path("nowhere"), "classification", ("a", "b", "c"), "accuracy", "natural",
-        np.array([f"{i:04d}" for i in range(count)]), contents, labels, groups, np.array([""] * count),
+        root=Path("nowhere"), classes=("a", "b", "c"), metric="accuracy", labels=labels, groups=groups,
+        paths=np.array([f"{i:04d}" for i in range(count)]), contents=contents,
     )  # fmt: skip
     config = SplitConfig(seed=seed, validation=0.25, test=0.25)
     s = split(manifest, config)
