@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -13,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from sqlalchemy import NullPool, create_engine, text
 
 from search import folder as folders
 from search import ui
@@ -135,38 +136,42 @@ def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> float
     return time.monotonic() - started
 
 
-def mlflow_runs(database: Path) -> dict[str, list[tuple[int, float]]]:
-    """Of each trial's run in a SQLite store of MLflow, by its tag: step and value of the accuracy, as they came.
+def mlflow_runs(store: str | Path) -> dict[str, list[tuple[int, float]]]:
+    """Of each trial's run in a store of MLflow, by its tag: step and value of the accuracy, as they came.
+
+    Args:
+        store: a SQLite file, or the address of a database in PostgreSQL.
 
     Raises:
         AssertionError: two runs of one trial.
     """
-    with sqlite3.connect(database) as connection:
+    engine = create_engine(store if isinstance(store, str) else f"sqlite:///{store}", poolclass=NullPool)
+    came = "rowid" if isinstance(store, Path) else "ctid"  # where a row lies
+    with engine.connect() as connection:
         tagged = connection.execute(
-            "select t.value, t.run_uuid from tags t join runs r on r.run_uuid = t.run_uuid "
-            "where t.key = 'medtune.trial' and r.lifecycle_stage = 'active'"
-        ).fetchall()
+            text(
+                "select t.value, t.run_uuid from tags t join runs r on r.run_uuid = t.run_uuid "
+                "where t.key = 'medtune.trial' and r.lifecycle_stage = 'active'"
+            )
+        ).all()
         assert len({tag for tag, _ in tagged}) == len(tagged), "a trial has two runs"
-        return {
-            tag: connection.execute(
-                "select step, value from metrics where run_uuid = ? and key = 'accuracy' order by rowid", (run,)
-            ).fetchall()
-            for tag, run in tagged
-        }
+        of_run = text(f"select step, value from metrics where run_uuid = :run and key = 'accuracy' order by {came}")
+        return {tag: [(s, v) for s, v in connection.execute(of_run, {"run": run})] for tag, run in tagged}
 
 
-def check_mirrored(found: SearchFolder, database: Path) -> None:
+def check_mirrored(found: SearchFolder, store: str | Path) -> None:
     """One run a trial, with each of its epochs once and in order."""
-    study, runs, identifier = found.study(), mlflow_runs(database), search_facts(found.path).identifier
+    study, runs, identifier = found.study(), mlflow_runs(store), search_facts(found.path).identifier
     own = {tag.rpartition(":")[2]: steps for tag, steps in runs.items() if tag.startswith(f"{identifier}:")}
     assert own == {str(t.number): [(e, t.epochs[e].value) for e in sorted(t.epochs)] for t in study.trials}
 
 
 @contextmanager
-def mlflow_server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """MLflow's own server, in a process group of its own, on a SQLite store in `folder`. It may be killed meanwhile."""
+def mlflow_server(folder: Path, port: int, store: str | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """MLflow's own server, in a process group of its own, on a SQLite store in `folder` or on another. It may be killed
+    meanwhile."""
     environment = os.environ | ui.SERVER_SETTINGS | {"TMPDIR": str(folder)}
-    command = ui.server_command(local_uri(folder), port, folder / "artifacts")
+    command = ui.server_command(store or local_uri(folder), port, folder / "artifacts")
     with (folder / "server.log").open("ab") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:

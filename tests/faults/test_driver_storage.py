@@ -1,12 +1,8 @@
 """The record's storage is locked, away, or restarted meanwhile."""
 
-import os
-import shutil
 import socket
-import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +14,12 @@ from search.folder import SearchFolder
 from search.record import State, Trial
 from search.study import JOURNAL, Study, open_storage
 from spaces.mistakes import Mistake
+from tests.faults.postgres import Postgres
 from tests.faults.searches import check_complete, epoch_of, fixed_list, outcome, wait_until, written
 from tests.search.conftest import killable, medtune
 
 assert killable  # the fixture
 SPACE = {"head_lr": FloatDistribution(1e-4, 1e-1, log=True)}
-PLACES = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql*/bin")
 
 
 def add(study: Study) -> Trial:
@@ -67,53 +63,6 @@ def test_a_locked_database_is_waited_for(tmp_path: Path) -> None:
     fill(study, 1)
     assert time.monotonic() - started > 1.5
     assert Study.read(open_storage(tmp_path, url), "s").trials == study.trials
-
-
-class Postgres:
-    """A PostgreSQL server of our own on this machine, in a folder of its own."""
-
-    def __init__(self, folder: Path, programs: Path) -> None:
-        self.data, self.programs = folder / "data", programs
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.url = f"postgresql+psycopg://medtune@127.0.0.1:{self.port}/postgres"
-        self._run("initdb", "-U", "medtune", "-A", "trust", "-E", "UTF8", "--locale=C", "-N")
-
-    def start(self) -> None:
-        options = f"-p {self.port} -k '' -h 127.0.0.1 -c fsync=off"
-        self._run("pg_ctl", "-w", "-t", "120", "-l", str(self.data / "log"), "-o", options, "start")
-
-    def stop(self, mode: str) -> None:
-        """`immediate` is as if it had crashed."""
-        self._run("pg_ctl", "-w", "-m", mode, "stop")
-
-    def _run(self, program: str, *arguments: str) -> None:
-        # PostgreSQL refuses to be run by root; in a user namespace of its own, root is somebody else.
-        somebody = ["unshare", "--user", "--map-user=1000", "--map-group=1000"] if os.geteuid() == 0 else []
-        done = subprocess.run(
-            [*somebody, str(self.programs / program), "-D", str(self.data), *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=200,
-        )
-        assert done.returncode == 0, done.stderr
-
-
-@pytest.fixture
-def postgres(tmp_path: Path) -> Iterator[Postgres]:
-    pytest.importorskip("psycopg", reason="psycopg isn't installed")
-    found = [path.parent for place in PLACES for path in Path("/").glob(f"{place[1:]}/pg_ctl")]
-    found += [Path(on_path).parent for on_path in [shutil.which("pg_ctl")] if on_path]
-    if not found:
-        pytest.skip("PostgreSQL's pg_ctl isn't installed")
-    server = Postgres(tmp_path, found[-1])
-    server.start()
-    yield server
-    if (server.data / "postmaster.pid").exists():
-        server.stop("immediate")
 
 
 @pytest.mark.slow
@@ -177,7 +126,6 @@ def test_every_write_of_a_database_that_crashes(
 @pytest.mark.slow
 def test_a_search_without_its_database(tmp_path: Path) -> None:
     """A search whose database isn't there is told so before anything is written."""
-    pytest.importorskip("psycopg", reason="psycopg isn't installed")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
