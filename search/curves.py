@@ -9,15 +9,13 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from sklearn.calibration import calibration_curve
 from sklearn.metrics import confusion_matrix, roc_curve
 
 from search.disclosure import public_label
 from search.figures import GREY, PALETTE
-from trainables.metrics import against_rest, predicted
+from trainables.metrics import against_rest, predicted, reliability
 from trainables.predictions import Predictions
 
-BINS = 10  # of equal width, as `metrics.compute` has them for ECE
 LONGEST_LEGEND = 20  # classes
 STYLES = ("-", "--", "-.", ":")  # of lines, one after the other when the colours are used up
 DPI = 110
@@ -80,13 +78,7 @@ def _roc(axes: Axes, predictions: Predictions, names: Sequence[str]) -> None:
 
 def _reliability(axes: Axes, predictions: Predictions) -> None:
     """How often what is predicted is right, by the probability that it is given; of findings, all of them together."""
-    truth, probabilities = predictions.truth, predictions.probabilities
-    if truth.ndim == 1:
-        right, given = predicted(probabilities) == truth, probabilities.max(axis=1)
-    else:
-        known = ~np.isnan(truth)
-        right, given = truth[known] == 1, probabilities[known]
-    share, mean = calibration_curve(right, np.clip(given, 0, 1), n_bins=BINS)
+    found = reliability(predictions.truth, predictions.probabilities)
     axes.plot([0, 1], [0, 1], color=GREY, lw=0.8, ls=":")
-    axes.plot(mean, share, "o-", color=PALETTE[0], lw=1.4, ms=5)
+    axes.plot(found.confidence, found.share, "o-", color=PALETTE[0], lw=1.4, ms=5)
     axes.set(xlabel="probability", ylabel="share that is right", aspect="equal", xlim=(0, 1), ylim=(0, 1.01))

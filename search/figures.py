@@ -25,6 +25,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from search.record import State, Trial
 from spaces.config import Direction
 from spaces.dimensions import Value
+from trainables.metrics import Reliability
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "*", "h")
@@ -173,6 +174,22 @@ def intervals(rows: Sequence[tuple[str, float, float | None, float | None]], met
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlabel(f"{metric}, test")
         return _svg(figure, f"{metric} on the test set with its interval, a row for each configuration.")
+
+
+def reliability(before: Reliability, after: Reliability | None, temperature: float | None) -> str:
+    """How often what is predicted is so, by the probability that it is given; before and after a temperature."""
+    with _figure(WIDTH * 0.5, WIDTH * 0.45) as figure:
+        axes = figure.add_subplot()
+        axes.plot([0, 1], [0, 1], color=GREY, lw=0.9, ls=":")
+        axes.plot(
+            before.confidence, before.share, "o-", color=PALETTE[0], mfc="white", lw=1.2, ms=5, label="as they are"
+        )
+        if after is not None and temperature is not None:
+            label = f"at temperature {temperature:.3g}"
+            axes.plot(after.confidence, after.share, "s--", color=PALETTE[1], lw=1.2, ms=5, label=label)
+        axes.set(xlabel="probability given", ylabel="share that is so", xlim=(0, 1.01), ylim=(0, 1.01), aspect="equal")
+        axes.legend(loc="upper left", frameon=False, fontsize=9)
+        return _svg(figure, "How often what is predicted is so, by the probability it is given, on the test set.")
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from sklearn.metrics import confusion_matrix
 
 from spaces.config import FORMAT
 from spaces.mistakes import Mistake
-from trainables.metrics import Over, classes_numbered, predicted, undefined_reasons
+from trainables.calibration import tempered
+from trainables.metrics import Over, Reliability, classes_numbered, predicted, reliability, undefined_reasons
 
 RESULT = "result.json"
 
@@ -44,6 +45,10 @@ class Configuration:
     """Why there are no results by class, or nothing."""
     undefined: dict[str, str]
     """Why a metric isn't defined on the test set, by its name; of the first seed that has none."""
+    as_they_are: Reliability | None
+    """Of the shipped model's probabilities; None where the predictions are missing."""
+    calibrated: Reliability | None
+    """The same at its temperature; None where it has none."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +92,16 @@ def _configuration(folder: Path, report: dict[str, Any], names: tuple[str, ...],
         with np.load(file, allow_pickle=False) as saved:
             probabilities, labels = saved["probabilities"], saved["labels"]
     except (OSError, ValueError, KeyError):
-        return Configuration(report, (), None, f"the test predictions ({file.name}) are missing or damaged", {})
-    if labels.ndim != 1:
-        return Configuration(report, (), None, "images may have several findings at once", {})
+        return Configuration(
+            report, (), None, f"the test predictions ({file.name}) are missing or damaged", {}, None, None
+        )
     seeds = [run["seed"] for run in report["seeds"]]
+    given = probabilities[seeds.index(report["shipped"]["seed"])]
+    before, after, several = reliability(labels, given), None, labels.ndim != 1
+    if found := report.get("calibration"):
+        after = reliability(labels, tempered(given, found["temperature"], several=several))
+    if several:
+        return Configuration(report, (), None, "images may have several findings at once", {}, before, after)
     matrices = np.stack([confusion_matrix(labels, predicted(p), labels=range(len(names))) for p in probabilities])
     shipped = matrices[seeds.index(report["shipped"]["seed"])]
     right = np.diagonal(matrices, axis1=1, axis2=2)
@@ -104,4 +115,4 @@ def _configuration(folder: Path, report: dict[str, Any], names: tuple[str, ...],
     for run, p in zip(report["seeds"], probabilities, strict=True):
         if None in run["test"].values():
             undefined = undefined_reasons(labels, p, len(names), "ordinal", over=over) | undefined
-    return Configuration(report, tuple(classes), shipped, "", undefined)
+    return Configuration(report, tuple(classes), shipped, "", undefined, before, after)

@@ -108,6 +108,8 @@ class Page:
     finals: list[FinalResult]
     final_figures: dict[str, Markup]
     """Of finals with several configurations, by folder."""
+    reliability: dict[tuple[str, str], Markup]
+    """By a final's folder and the name of a configuration whose predictions are there."""
     standing: Standing
     """Openings of the test set that the ledger beside the search knows."""
     settings: str
@@ -231,6 +233,7 @@ def _page(found: SearchFolder, drawn: bool) -> Page:
         figures=_figures(trials, winner, config, metric, direction, distributions, shares) if drawn else {},
         finals=made,
         final_figures={f.folder: _final_figure(f) for f in made if len(f.configurations) > 1} if drawn else {},
+        reliability=_reliability(made) if drawn else {},
         standing=Ledger(found.path.parent).standing(identity["test"]),
         settings=to_yaml(shown_settings(config)),
         cost=device_seconds(trials, config.resources),
@@ -361,6 +364,17 @@ def _final_figure(final: FinalResult) -> Markup:
     estimates = [(c.report["name"], c.report["test"]) for c in final.configurations]
     rows = [(name, e["value"], e["low"], e["high"]) for name, e in estimates if e["value"] is not None]
     return Markup(figures.intervals(rows, _words(final.result["metric"])))
+
+
+def _reliability(made: Sequence[FinalResult]) -> dict[tuple[str, str], Markup]:
+    drawn = {}
+    for final in made:
+        for c in final.configurations:
+            if c.as_they_are is not None:
+                temperature = c.report["calibration"]["temperature"] if c.calibrated else None
+                svg = figures.reliability(c.as_they_are, c.calibrated, temperature)
+                drawn[final.folder, c.report["name"]] = Markup(svg)
+    return drawn
 
 
 def _axes(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from sklearn.metrics import (
@@ -305,12 +306,44 @@ def _ece(labels: np.ndarray, probabilities: np.ndarray, over: list[int]) -> floa
 
 
 def _calibration_error(true: np.ndarray, confidence: np.ndarray) -> float:
-    """Mean distance, over rows, between a bin's mean confidence [n] and its share of what is true, bool [n]. Rows of
-    equal confidence share a bin, so that their order doesn't matter."""
+    """Mean distance, over rows, between a bin's mean confidence [n] and its share of what is true, bool [n]."""
+    bins = binned(true, confidence)
+    return float((bins.rows * np.abs(bins.confidence - bins.share)).sum() / bins.rows.sum())
+
+
+class Reliability(NamedTuple):
+    """What probabilities come to, by bins of about equally many rows. Each [B], the least sure bin first."""
+
+    confidence: np.ndarray
+    """Mean of the probabilities given."""
+    share: np.ndarray
+    """Of rows in which what they were given to is so."""
+    rows: np.ndarray
+
+
+def reliability(labels: np.ndarray, probabilities: np.ndarray) -> Reliability:
+    """Of the predicted class of each row, in the bins of `ece`; of findings, all scored ones of all rows together.
+
+    Args:
+        labels: [N] int64, or [N, L] float32 with NaN where a finding isn't scored.
+        probabilities: [N, C or L].
+    """
+    if labels.ndim == 1:
+        return binned(predicted(probabilities) == labels, probabilities.max(axis=1))
+    scored = ~np.isnan(labels)
+    return binned(labels[scored] == 1, probabilities[scored])
+
+
+def binned(true: np.ndarray, confidence: np.ndarray) -> Reliability:
+    """Bins of equal mass of `confidence` [N] without the empty ones; `true`: [N] bool. Rows of equal confidence share a
+    bin, so that their order doesn't matter."""
     confidence = confidence.astype(float)
     edges = np.quantile(confidence, np.arange(1, ECE_BINS) / ECE_BINS)
-    excess = np.bincount(np.searchsorted(edges, confidence, side="right"), confidence - true, minlength=ECE_BINS)
-    return float(np.abs(excess).sum() / len(confidence))
+    number = np.searchsorted(edges, confidence, side="right")
+    rows = np.bincount(number, minlength=ECE_BINS)
+    filled = rows > 0
+    mean, share = (np.bincount(number, of, minlength=ECE_BINS)[filled] / rows[filled] for of in (confidence, true))
+    return Reliability(mean, share, rows[filled])
 
 
 def _ranked(labels: np.ndarray, probabilities: np.ndarray, over: list[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:

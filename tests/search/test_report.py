@@ -29,6 +29,7 @@ from spaces.config import SearchConfig
 from spaces.dimensions import Point
 from spaces.mistakes import Mistake
 from tests.search.conftest import write_digits
+from trainables.metrics import compute
 
 SETTINGS = {
     "name": "found",
@@ -205,6 +206,22 @@ def test_the_final_is_on_the_page(page: Page, found: SearchFolder) -> None:
     assert "No (c) for" in page.text, "nothing was predicted in a record that was made up"
     assert "Learned from the training part." in page.text
     assert "ships: the best seed on validation." in page.text
+
+
+def test_whether_probabilities_mean_what_they_say_is_drawn(html: str, page: Page, found: SearchFolder) -> None:
+    """In the bins of the error that stands above it, which the picture's points therefore give again."""
+    (made,) = finals(found.path)
+    for c in made.configurations:
+        assert c.as_they_are is not None
+        gaps = np.abs(c.as_they_are.confidence - c.as_they_are.share)
+        with np.load(found.path / made.folder / f"{c.report['name']}-test.npz") as kept:
+            seeds = [run["seed"] for run in c.report["seeds"]]
+            shipped = kept["probabilities"][seeds.index(c.report["shipped"]["seed"])]
+            error = compute("ece", kept["labels"], shipped, shipped.shape[1])
+        assert np.average(gaps, weights=c.as_they_are.rows) == pytest.approx(error, abs=1e-12)
+        assert (c.calibrated is not None) == bool(c.report["calibration"])
+    assert html.count("How often what is predicted is so") == len(made.configurations)
+    assert "probabilities mean what they say" in page.text
 
 
 def test_results_by_class_are_those_of_the_shipped_seed(found: SearchFolder) -> None:

@@ -1,0 +1,156 @@
+"""The report and MLflow's pages in a real browser, headless Chromium.
+
+    python -m pytest -m slow tests/search/test_pages.py
+
+With PICTURES=docs/pictures in the environment the screenshots are kept there.
+"""
+
+import os
+import shutil
+import socket
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, sync_playwright
+
+from search import ui
+from search.folder import SearchFolder
+from search.mlflow_store import artifacts
+from search.record import State
+from tests.search.conftest import SETTINGS, succeed
+
+OFFLINE = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+MLFLOWS_OWN = "users/current"  # which its pages ask for, and its server without accounts doesn't have
+SHOWN = 30_000  # milliseconds that something may take to be on a page
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+class Browser:
+    """A page of a browser, and all that went wrong on it."""
+
+    def __init__(self, page: Page, pictures: Path) -> None:
+        self.page, self.pictures, self.wrong = page, pictures, list[str]()
+        page.on("pageerror", lambda error: self.wrong.append(str(error)))
+        page.on("requestfailed", lambda request: self.wrong.append(f"not loaded: {request.url}"))
+        page.on("response", lambda r: self.wrong.append(f"{r.status}: {r.url}") if r.status >= 400 else None)
+        page.on("console", lambda m: self.wrong.append(m.text) if m.type == "error" and "404" not in m.text else None)
+
+    def picture(self, name: str, whole: bool = False) -> None:
+        self.page.screenshot(path=self.pictures / f"{name}.png", full_page=whole)
+
+    def has(self, *texts: str) -> None:
+        """Each is on the page, or comes in time."""
+        for text in texts:
+            self.page.get_by_text(text).first.wait_for(state="attached", timeout=SHOWN)
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Browser]:
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if not program:
+        pytest.skip("neither chromium nor google-chrome is installed")
+    pictures = Path(os.environ.get("PICTURES", tmp_path))
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=program, args=OFFLINE)
+        yield Browser(started.new_page(viewport={"width": 1400, "height": 900}), pictures)
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def shown(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a search with a final, all of it in MLflow."""
+    home = tmp_path_factory.mktemp("shown")
+    path = home / "search.yaml"
+    path.write_text(SETTINGS.replace("STORAGE", str(home / "runs")).replace("images", str(digits / "images")))
+    succeed("search", path)
+    folder = home / "runs" / "digits"
+    succeed("export", folder, "-o", home / "best.yaml")
+    succeed("final", home / "best.yaml", "--seeds", 2)
+    succeed("sync", folder)
+    return folder
+
+
+@pytest.fixture
+def mlflow(shown: Path, tmp_path: Path) -> Iterator[str]:
+    """The address of MLflow's pages for it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    uri = f"sqlite:///{shown.parent / 'mlflow.db'}"
+    command = ui.server_command(uri, port, artifacts(uri))
+    with (tmp_path / "server.log").open("wb") as log:
+        server = subprocess.Popen(command, env=os.environ | ui.SERVER_SETTINGS, stdout=log, stderr=log)
+    try:
+        ui._wait_for(server, port)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def test_the_report(shown: Path, browser: Browser, tmp_path: Path) -> None:
+    """No error, nothing asked of anybody; figures have a size; no table or figure is wider than the window, also on a
+    telephone."""
+    succeed("report", shown, "-o", tmp_path / "report.html")
+    page = browser.page
+    page.goto((tmp_path / "report.html").as_uri())
+    study = SearchFolder(shown).study()
+    browser.has(
+        "Final: balanced accuracy on the test set", "Calibration", "Operating points", "By class", "What mattered"
+    )
+    browser.has("medtune export")
+    for figure in page.locator("figure svg").all():
+        box = figure.bounding_box()
+        assert box and box["width"] > 200 and box["height"] > 50
+    assert page.locator("figure svg").count() >= 5
+    assert page.locator("tr", has_text=State.PRUNED.value).count() >= sum(t.state is State.PRUNED for t in study.trials)
+    browser.picture("report")
+    browser.picture("report-whole", whole=True)
+    for width in (1400, 700, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.emulate_media(media="print")
+    assert browser.wrong == []
+
+
+def test_mlflows_pages(shown: Path, mlflow: str, browser: Browser) -> None:
+    """The search's run says how it goes and what is best, its trials lie under it, a trial has its curves, and the best
+    one's pictures open."""
+    study = SearchFolder(shown).study()
+    with closing(sqlite3.connect(shown.parent / "mlflow.db")) as store:
+        runs = dict(store.execute("select name, run_uuid from runs").fetchall())
+        (experiment,) = store.execute("select experiment_id from runs limit 1").fetchone()
+    best = max((t for t in study.trials if t.state is State.COMPLETE), key=lambda t: t.value or 0)
+    place, page = f"{mlflow}/#/experiments/{experiment}/runs", browser.page
+
+    page.goto(f"{place}?workflowType=machine_learning")
+    browser.has("search digits", f"{len(study.trials) + 2} matching runs")
+    browser.picture("mlflow-runs")
+    page.goto(f"{place}/{runs['search digits']}")
+    browser.has("medtune.best_trial", "Child runs", "medtune resume")
+    browser.picture("mlflow-search")
+    page.goto(f"{place}/{runs[f'trial {best.number:04d}']}")
+    browser.has("head_lr", "trained_blocks", "balanced_accuracy")
+    page.goto(f"{place}/{runs[f'trial {best.number:04d}']}/model-metrics")
+    browser.has("balanced_accuracy", "train_loss")
+    time.sleep(3)  # curves move into place
+    browser.picture("mlflow-trial")
+    page.goto(f"{place}/{runs['search digits']}/artifacts/best/reliability.png")
+    browser.has("confusion_matrix.png", "roc.png")
+    browser.picture("mlflow-pictures")
+    page.goto(f"{mlflow}/#/models/medtune-digits")
+    browser.has("medtune-digits")
+    assert [said for said in browser.wrong if MLFLOWS_OWN not in said] == []
