@@ -199,7 +199,7 @@ def test_a_decision_costs_the_driver_little(tmp_path: Path) -> None:
         keep(folder, 1, 30, RNG.normal(size=(2, 10_000)))
         keep(folder, 2, 30, RNG.normal(size=(2, 10_000)))
     judged(trials, tmp_path, number=199)
-    started = time.perf_counter()
+    started = time.process_time()
     for _ in range(20):
         assert not judged(trials, tmp_path, number=199).go_on
-    assert (time.perf_counter() - started) / 20 < 0.02  # about 1 ms when nothing else runs
+    assert (time.process_time() - started) / 20 < 0.05  # about 1 ms

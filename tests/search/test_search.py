@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import sqlite3
-import time
 from pathlib import Path
 from typing import Any
 
@@ -236,12 +235,10 @@ def test_more_trials_for_a_finished_search(finished: Path, settings: Path, tmp_p
 
 
 def test_a_time_limit_leaves_trials_resumable(settings: Path, tmp_path: Path) -> None:
-    started = time.monotonic()
     output = succeed(
         "search", settings, "--set", "budget={trials: 500, epochs: 5000, hours: 0.008}", "--set", "mlflow=off",
         "--set", "space.trained_blocks=all",
     )  # fmt: skip
-    assert time.monotonic() - started < 150
     assert "go on with: medtune resume" in output
     states: dict[str, Any] = status(tmp_path / "runs" / "digits")["states"]
     assert states.get("running", 0) >= 1 and not states.get("failed")

@@ -135,6 +135,6 @@ def test_jackknife_of_forty_thousand_rows_takes_no_weights(metric: str) -> None:
     group_of_row = np.repeat(np.arange(13_000), rng.geometric(1 / 3, 13_000))
     labels = (rng.random((len(group_of_row), 1)) < 0.2).astype(np.float32)
     measure = grouped_metric(metric, labels, rng.random((1, len(labels), 1)), group_of_row, 1)
-    started = time.perf_counter()
+    started = time.process_time()
     measure.without_each()
-    assert time.perf_counter() - started < 2  # about .1 s when nothing else runs
+    assert time.process_time() - started < 2  # about .1 s when nothing else runs

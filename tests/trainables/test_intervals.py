@@ -153,13 +153,13 @@ class TestEveryMetric:
 
     def test_ten_thousand_resamples_of_a_thousand_groups_are_quick(self) -> None:
         labels, probabilities, groups = sample(1000, 8)
-        started = time.perf_counter()
+        started = time.process_time()
         group_bootstrap("macro_auroc", labels, probabilities, groups, classes=8)
-        assert time.perf_counter() - started < 10  # about 1.2 s when nothing else runs
-        started = time.perf_counter()
+        assert time.process_time() - started < 10  # about 1.2 s when nothing else runs
+        started = time.process_time()
         for _ in range(5):
             standard_error("macro_auroc", labels, probabilities, groups, 8)
-        assert (time.perf_counter() - started) / 5 < 0.2  # about 15 ms
+        assert (time.process_time() - started) / 5 < 0.2  # about 15 ms
 
 
 class TestSeeds:

@@ -124,9 +124,9 @@ def test_three_hundred_trials_take_seconds() -> None:
     rng = np.random.default_rng(0)
     labels, group = np.arange(1000) % 8, np.arange(1000) // 2
     probabilities = special.softmax(rng.normal(size=(300, 1000, 8)), axis=-1)
-    started = time.perf_counter()
+    started = time.process_time()
     corrected_best("balanced_accuracy", labels, probabilities, group, classes=8)
-    assert time.perf_counter() - started < 5  # about .3 s when nothing else runs
+    assert time.process_time() - started < 5  # about .3 s when nothing else runs
 
 
 def test_what_is_often_undefined_is_not_corrected() -> None:

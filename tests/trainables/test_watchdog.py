@@ -83,10 +83,10 @@ def test_nothing_is_watched_after_the_block(tmp_path: Path) -> None:
 
 def test_the_clock_is_not_set_at_every_step(tmp_path: Path) -> None:
     with watched(60, tmp_path / "hang.txt"):
-        started = time.perf_counter()
+        started = time.process_time()
         for _ in range(10_000):
             beat()
-        each = (time.perf_counter() - started) / 10_000
+        each = (time.process_time() - started) / 10_000
     assert each < 2e-5
     assert watchdog._watched is None
 
