@@ -5,15 +5,12 @@ from pathlib import Path
 
 import pytest
 
-RAY = ("search", "faults", "test_examples.py")
-"""Where Ray is started: in one process, one after the other."""
 
-
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A file stays in one process, with the fixtures that its tests share."""
     for item in items:
-        file = item.path.relative_to(Path(__file__).parent)
-        item.add_marker(pytest.mark.xdist_group("ray" if file.parts[0] in RAY else str(file)))
+        item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(Path(__file__).parent))))
 
 
 @pytest.fixture(scope="session", autouse=True)

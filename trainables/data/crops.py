@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps
 from scipy import ndimage
-from scipy.signal import find_peaks
 
 from spaces.config import Crop, Side
 
@@ -101,6 +100,8 @@ def _above_background(grey: np.ndarray) -> np.ndarray:
     dark = smooth[smooth <= otsu(smooth)]
     if not len(dark):
         return np.zeros(grey.shape, dtype=bool)
+    from scipy.signal import find_peaks  # only here: every worker would pay for it
+
     counts = ndimage.gaussian_filter1d(np.bincount(dark, minlength=256).astype(np.float64), 2, mode="constant")
     # Lower ones are a scanner's own black around the film.
     peaks, _ = find_peaks(np.pad(counts, 1), height=_PEAK * counts.max())
