@@ -14,6 +14,8 @@ backbones are compared, also with those of the same backbone only: each is to be
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -31,6 +33,7 @@ from trainables.loop import TEMPERED
 from trainables.trials import trial_folder
 
 LAST = 3
+COMPARED = (State.RUNNING, State.COMPLETE, State.PRUNED)
 ALIKE = ("loss", "class_weights", "logit_adjustment", "sampling", "uncertain", "blank")
 """Dimensions that decide which frequencies of classes a trial's probabilities are for: where they differ, its log loss
 says nothing beside another's."""
@@ -80,8 +83,7 @@ def _value(epoch: Epoch, proper: bool) -> float | None:
 
 
 def _defined_before(trial: Trial, epoch: int, proper: bool) -> Iterator[float]:
-    """The score from an epoch back to the first, where it is defined. Only what is asked for is looked at: every rung
-    asks this of every trial."""
+    """The score from an epoch back to the first, where it is defined."""
     for number in range(epoch, 0, -1):
         reached = trial.epochs.get(number)
         value = _value(reached, proper) if reached is not None else None
@@ -101,87 +103,171 @@ def decide(
     folds: int = 1,
     search: Path | None = None,
 ) -> Decision:
-    """Whether trial `number` goes on after `epoch`.
+    """Whether trial `number` goes on after `epoch`: what `Rungs` say of this record.
 
     Args:
         trials: the record, with this epoch in it.
-        epochs: of a trial that isn't stopped, in each of its folds.
-        search: the search's folder, with what trials kept of their epochs; None where there is none.
     """
-    if epoch not in rung_epochs(epochs, stopping, folds):
-        return Decision(True)
-    trial, shared = trials[number], key(trials[number], strategy)
-    # Failed and cancelled trials say nothing about quality.
-    peers = [
-        t
-        for t in trials
-        if epoch in t.epochs and key(t, strategy) == shared and t.state in (State.RUNNING, State.COMPLETE, State.PRUNED)
-    ]
-    if len(peers) < stopping.eta:
-        return Decision(True)
-    places = max(1, len(peers) // stopping.eta)
-    rung = _Rung(peers, places, shared, epoch, epochs, folds, direction, search)
-    return rung.judge(trial, proper=search is not None and _comparable(peers, epoch))
+    made = Rungs(
+        trials,
+        epochs=epochs,
+        stopping=stopping,
+        direction=direction,
+        strategy=strategy,
+        folds=folds,
+        search=search,
+    )
+    return made.decide(trials[number], epoch)
 
 
-@dataclass(frozen=True)
-class _Rung:
-    """Trials that are compared with each other after an epoch."""
+class Rungs:
+    """What the trials of a record had at each rung, sorted, so that a decision doesn't look at all of them again.
 
-    trials: Sequence[Trial]
-    places: int
-    shared: str
-    epoch: int
-    of_fold: int
-    folds: int
-    direction: Direction
-    search: Path | None
+    Holds nothing that the record doesn't: made of it anew at any time, it decides alike.
+    """
 
-    def judge(self, trial: Trial, proper: bool) -> Decision:
-        """Whether one of them goes on: by the log loss, if its error is known, or by the metric."""
+    def __init__(
+        self,
+        trials: Sequence[Trial],
+        *,
+        epochs: int,
+        stopping: StoppingConfig,
+        direction: Direction,
+        strategy: Strategy = "free",
+        folds: int = 1,
+        search: Path | None = None,
+    ) -> None:
+        """
+        Args:
+            epochs: of a trial that isn't stopped, in each of its folds.
+            search: the search's folder, with what trials kept of their epochs; None where there is none.
+        """
+        self.of_fold, self.folds, self.stopping, self.search = epochs, folds, stopping, search
+        self.direction, self.strategy = direction, strategy
+        self.rungs = rung_epochs(epochs, stopping, folds)
+        self._peers: dict[tuple[str, int], _Peers] = {}
+        for trial in trials:
+            self.reached(trial)
 
-        def merit(other: Trial) -> float:
-            """Higher is better; a score that isn't defined is worse than any value."""
-            value = score(other, self.epoch, self.of_fold, proper)
-            lower = proper or self.direction == "minimize"
-            return -math.inf if value is None else -value if lower else value
+    def reached(self, trial: Trial, epoch: int = 0) -> None:
+        """Takes in that an epoch of a trial came into the record; by default all that it has."""
+        if trial.state not in COMPARED:
+            return
+        for rung in self.rungs:
+            if rung >= epoch and rung in trial.epochs:
+                here = key(trial, self.strategy), rung
+                self._peers.setdefault(here, _Peers(self.direction)).enter(trial, rung, self.of_fold)
 
-        last_in = sorted(self.trials, key=merit, reverse=True)[self.places - 1]
-        if merit(trial) >= merit(last_in):
+    def ended(self, trial: Trial) -> None:
+        """Takes in a trial's end: failed and cancelled ones say nothing about quality."""
+        if trial.state in COMPARED:
+            return
+        for rung in self.rungs:
+            if peers := self._peers.get((key(trial, self.strategy), rung)):
+                peers.leave(trial.number)
+
+    def decide(self, trial: Trial, epoch: int) -> Decision:
+        """Whether a trial that has this epoch in the record goes on after it."""
+        if epoch not in self.rungs:
             return Decision(True)
-        paired = self._paired_error(trial, last_in, proper)
+        peers = self._peers[key(trial, self.strategy), epoch]
+        if len(peers) < self.stopping.eta:
+            return Decision(True)
+        return self._judge(trial, epoch, peers, proper=self.search is not None and peers.comparable)
+
+    def _judge(self, trial: Trial, epoch: int, peers: _Peers, proper: bool) -> Decision:
+        """By the log loss, if its error is known, or by the metric."""
+        places = max(1, len(peers) // self.stopping.eta)
+        last_in = peers.ranked(places, proper)
+        merit, needed = (peers.merit(one.number, proper) for one in (trial, last_in))
+        if merit >= needed:
+            return Decision(True)
+        paired = self._paired_error(trial, last_in, epoch, proper)
         if proper and paired is None:
-            return self.judge(trial, proper=False)
-        noise = paired if paired is not None else last_in.epochs[self.epoch].standard_error or 0.0
-        if merit(trial) >= merit(last_in) - noise:
+            return self._judge(trial, epoch, peers, proper=False)
+        noise = paired if paired is not None else last_in.epochs[epoch].standard_error or 0.0
+        if merit >= needed - noise:
             return Decision(True)
         name, error = "log loss" if proper else "score", "paired standard error" if paired else "standard error"
-        own, needed = (_shown(score(one, self.epoch, self.of_fold, proper)) for one in (trial, last_in))
+        own, least = (_shown(score(one, epoch, self.of_fold, proper)) for one in (trial, last_in))
         return Decision(
             False,
-            f"after epoch {self.epoch} its {name} was {own}, the best {self.places} of {len(self.trials)} with "
-            f"{self.shared} had {needed} or better, further away than a {error} of {noise:.4f}",
+            f"after epoch {epoch} its {name} was {own}, the best {places} of {len(peers)} with "
+            f"{key(trial, self.strategy)} had {least} or better, further away than a {error} of {noise:.4f}",
         )
 
-    def _paired_error(self, trial: Trial, other: Trial, proper: bool) -> float | None:
+    def _paired_error(self, trial: Trial, other: Trial, epoch: int, proper: bool) -> float | None:
         """Of the difference between two trials' scores."""
         if self.search is None:
             return None
         mine, its = (trial_folder(self.search, one.number) for one in (trial, other))
-        complete = self.epoch // self.of_fold if self.folds > 1 else 1
+        complete = epoch // self.of_fold if self.folds > 1 else 1
         pairs = [(fold_folder(mine, fold, self.folds), fold_folder(its, fold, self.folds)) for fold in range(complete)]
-        last = min(self.epoch, self.of_fold)
+        last = min(epoch, self.of_fold)
         counted = range(max(1, last - LAST + 1), last + 1)
         return paired_error(pairs, influence.PROPER if proper else influence.METRIC, counted)
 
 
-def _comparable(trials: Sequence[Trial], epoch: int) -> bool:
-    """Whether their log losses may be set beside each other: all have one, and learned for the same frequencies."""
-    first = [trials[0].point.get(name) for name in ALIKE]
-    return all(
-        TEMPERED in trial.epochs[epoch].metrics and [trial.point.get(name) for name in ALIKE] == first
-        for trial in trials
-    )
+@dataclass(frozen=True)
+class _Entry:
+    """A trial at a rung."""
+
+    trial: Trial
+    merits: dict[bool, float]
+    """By the log loss (True) and by the metric."""
+    alike: tuple[object, ...] | None
+    """Which frequencies of classes its probabilities are for; None where it told no log loss."""
+
+
+class _Peers:
+    """Trials that are compared with each other after an epoch, sorted by merit: higher is better, a score that isn't
+    defined is worse than any value, and of equals the earliest comes first."""
+
+    def __init__(self, direction: Direction) -> None:
+        self.direction = direction
+        self._entries: dict[int, _Entry] = {}
+        self._sorted: dict[bool, list[tuple[float, int]]] = {True: [], False: []}
+        """By the log loss (True) and by the metric: minus the merit, and the trial's number."""
+        self._alike: Counter[tuple[object, ...] | None] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def comparable(self) -> bool:
+        """Whether their log losses may be set beside each other: all have one, and learned for the same frequencies."""
+        return len(self._alike) == 1 and None not in self._alike
+
+    def enter(self, trial: Trial, epoch: int, of_fold: int) -> None:
+        """Takes a trial in, again where what it told has changed."""
+        self.leave(trial.number)
+        alike = tuple(trial.point.get(name) for name in ALIKE) if TEMPERED in trial.epochs[epoch].metrics else None
+        merits = {proper: self._merit(score(trial, epoch, of_fold, proper), proper) for proper in (True, False)}
+        self._entries[trial.number] = _Entry(trial, merits, alike)
+        self._alike[alike] += 1
+        for proper, merit in merits.items():
+            insort(self._sorted[proper], (-merit, trial.number))
+
+    def leave(self, number: int) -> None:
+        entry = self._entries.pop(number, None)
+        if entry is None:
+            return
+        self._alike -= Counter([entry.alike])  # which drops what nobody has any more
+        for proper, merit in entry.merits.items():
+            row = self._sorted[proper]
+            del row[bisect_left(row, (-merit, number))]
+
+    def merit(self, number: int, proper: bool) -> float:
+        return self._entries[number].merits[proper]
+
+    def ranked(self, place: int, proper: bool) -> Trial:
+        """Who has a place, counted from 1."""
+        return self._entries[self._sorted[proper][place - 1][1]].trial
+
+    def _merit(self, value: float | None, proper: bool) -> float:
+        if value is None or math.isnan(value):
+            return -math.inf
+        return -value if proper or self.direction == "minimize" else value
 
 
 def _shown(score: float | None) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import warnings
 from collections.abc import Sequence
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import optuna
@@ -14,6 +15,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState, create_trial
 
+from search.memory import needs_as_much, ran_out_of_memory
 from search.record import State, Trial
 from search.study import OPTUNA_STATE
 from spaces.config import Direction, SearchConfig
@@ -21,7 +23,9 @@ from spaces.dimensions import AnyDimension, Choice, Float, Point, Space, Value
 from spaces.library import of_backbone
 
 STARTUP = 10  # trials before the sampler models anything
-ATTEMPTS = 20  # to find a point that wasn't tried
+ATTEMPTS = 20  # to find a point that is worth trying
+ANYWHERE = 100  # further ones, where trials ran out of memory: the sampler may like what is too large
+LOOKED_AT = 10_000  # points of those that are left
 OF_HEADS = frozenset(
     {
         "head_lr", "head_weight_decay", "warmup", "clip", "mixup", "label_smoothing", "ema", "class_weights",
@@ -31,8 +35,11 @@ OF_HEADS = frozenset(
 """Dimensions in which trials that train heads in one pass may differ (trainables.head_group)."""
 
 
+TRIED, OR_TOO_LARGE = "every configuration was tried", " or needs as much memory as one that ran out of it"
+
+
 class Exhausted(Exception):
-    """Every point of the space was tried."""
+    """Nothing is left to be tried; a clause that says why."""
 
 
 def distribution(dimension: AnyDimension) -> BaseDistribution:
@@ -57,6 +64,8 @@ class Sampler:
         self._mirror = optuna.create_study(direction=direction, sampler=RandomSampler(seed=0))
         self._numbers: dict[int, int] = {}  # trial's number -> number in the mirror
         self._tried: set[frozenset[tuple[str, Value]]] = set()
+        self._too_large: list[Point] = []
+        """Points that ran out of memory."""
         for trial in trials:
             self.add(trial)
 
@@ -64,22 +73,31 @@ class Sampler:
         """A point for the next trial, which will have this number. While it runs, others keep away from its point.
 
         Raises:
-            Exhausted: nothing new was found, since the space is a finite one.
+            Exhausted: nothing new was found, since the space is a finite one, or what is left of it needs as much
+                memory as trials that ran out of it.
         """
-        for attempt in range(ATTEMPTS):
-            self._mirror.sampler = _sampler(self.kind, _hash(self.seed, number, attempt))
+        for attempt in range(ATTEMPTS + (ANYWHERE if self._too_large else 0)):
+            kind = self.kind if attempt < ATTEMPTS else "random"
+            self._mirror.sampler = _sampler(kind, _hash(self.seed, number, attempt))
             asked = self._mirror.ask()
             point = self.space.ask(partial(suggest, asked))
-            if _identity(point) not in self._tried:
+            if self._worth_trying(point):
                 self._numbers[number] = asked.number
                 self._tried.add(_identity(point))
                 return point
             self._mirror.tell(asked, state=TrialState.FAIL)
-        for point in self.space.every():  # the sampler keeps to what it likes: take what is left
-            if _identity(point) not in self._tried:
+        # The sampler keeps to what it likes: take what is left.
+        for point in islice(self.space.every(), len(self._tried) + LOOKED_AT):
+            if self._worth_trying(point):
                 self.add(Trial(number, point, 0, "", 0.0))
                 return point
-        raise Exhausted
+        raise Exhausted(TRIED + (OR_TOO_LARGE if self._too_large else ""))
+
+    def _worth_trying(self, point: Point) -> bool:
+        """Whether it wasn't tried, and doesn't need as much memory as a trial that ran out of it."""
+        if _identity(point) in self._tried:
+            return False
+        return not any(needs_as_much(point, large) for large in self._too_large)
 
     def ask_like(self, number: int, point: Point) -> Point | None:
         """A point that differs from another one in its head's own dimensions alone, for the next trial; None where
@@ -92,7 +110,7 @@ class Sampler:
                 self._mirror.sampler = PartialFixedSampler(kept, base)
             asked = self._mirror.ask()
             found = self.space.ask(partial(suggest, asked))
-            if _identity(found) not in self._tried:
+            if self._worth_trying(found):
                 self._numbers[number] = asked.number
                 self._tried.add(_identity(found))
                 return found
@@ -105,6 +123,7 @@ class Sampler:
 
     def end(self, trial: Trial) -> None:
         """Takes a trial's end in. A pruned trial counts by its epochs; one without a usable value says nothing."""
+        self._mind_memory(trial)
         mirror = self._mirror
         mirrored = optuna.trial.Trial(mirror, mirror.get_trials(deepcopy=False)[self._numbers[trial.number]]._trial_id)
         for epoch, value in _defined(trial).items():
@@ -114,6 +133,7 @@ class Sampler:
     def add(self, trial: Trial) -> None:
         """Takes in a trial that was not asked for here: one of an earlier launch, or a first configuration."""
         self._tried.add(_identity(trial.point))
+        self._mind_memory(trial)
         state = OPTUNA_STATE.get(trial.state, TrialState.RUNNING)
         template: dict[str, Any] = {
             "state": state,
@@ -126,6 +146,10 @@ class Sampler:
             template["intermediate_values"] = _defined(trial)
         self._numbers[trial.number] = len(self._mirror.get_trials(deepcopy=False))
         self._mirror.add_trial(create_trial(**template))
+
+    def _mind_memory(self, trial: Trial) -> None:
+        if ran_out_of_memory(trial) and not any(needs_as_much(trial.point, large) for large in self._too_large):
+            self._too_large.append(trial.point)
 
 
 class Comparing:

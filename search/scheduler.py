@@ -1,6 +1,6 @@
 """Ray Tune's scheduler and searcher of a search: they write the record and ask it; Tune only executes.
 
-Tune calls the scheduler first with every result. It writes what came, then asks `rungs.decide`. The searcher only asks
+Tune calls the scheduler first with every result. It writes what came, then asks `rungs.Rungs`. The searcher only asks
 for what comes next, since Tune doesn't show it the result on which a trial is stopped.
 """
 
@@ -17,14 +17,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ray.exceptions import OutOfMemoryError
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from search import rungs
 from search.cancellation import CAUSE, answered, asked
 from search.record import Epoch, State, Trial
+from search.rungs import Rungs
 from search.sampler import Comparing, Exhausted, Sampler, of_trials
 from search.spent import device_seconds, devices
 from search.study import Study
@@ -68,10 +69,19 @@ class Driver:
         self.deadline = time.monotonic() + config.budget.hours * 3600 if config.budget.hours else None
         self.spent = device_seconds(study.trials, config.resources)
         self.search = search
+        self.rungs = Rungs(
+            study.trials,
+            epochs=config.budget.epochs,
+            stopping=config.stopping,
+            direction=direction,
+            strategy=config.strategy,
+            folds=config.dataset.split.folds,
+            search=search,
+        )
         self.stopping = threading.Event()
         self.notice = ""
-        self.exhausted: dict[str, int] = {}
-        """Backbones of which every configuration was tried, after how many trials."""
+        self.exhausted: dict[str, str] = {}
+        """Of each backbone of which nothing is left to be tried, a clause that says why."""
         self.seconds = 0.0
         """Time spent in here: what the record costs the driver."""
 
@@ -142,9 +152,13 @@ class Driver:
 
     def _hopeless(self) -> bool:
         """Whether nothing but failures came out so far, all for one reason: more trials would fail alike."""
-        ended = [trial for trial in self.study.trials if trial.state.terminal]
-        failures = (State.FAILED, State.INFEASIBLE)
-        if len(ended) < ALIKE or any(trial.state not in failures for trial in ended):
+        ended = []
+        for trial in self.study.trials:
+            if trial.state.terminal:
+                if trial.state not in (State.FAILED, State.INFEASIBLE):
+                    return False
+                ended.append(trial)
+        if len(ended) < ALIKE:
             return False
         if len({re.sub(r"\d+", "#", trial.cause) for trial in ended}) != 1:
             return False
@@ -188,8 +202,8 @@ class Driver:
             return self.first[number], FIRST
         try:
             return self.sampler.ask(number), self.config.sampler
-        except Exhausted:
-            self.notice = f"every configuration of this space was tried after {number} trials"
+        except Exhausted as why:
+            self.notice = f"{why}, of this space after {number} trials"
             return None
 
     def _next_compared(self, number: int) -> tuple[Point, str] | None:
@@ -206,11 +220,10 @@ class Driver:
                 return own[had[name]], FIRST
             try:
                 return self.sampler.ask(number, name), self.config.sampler
-            except Exhausted:
-                self.exhausted[name] = had[name]
+            except Exhausted as why:
+                self.exhausted[name] = f"{why}, of {name} after {had[name]} trials"
         if self.exhausted:
-            shown = ", ".join(f"{name} after {count}" for name, count in self.exhausted.items())
-            self.notice = f"not every backbone got {share} trials, since every configuration was tried: {shown} trials"
+            self.notice = f"not every backbone got {share} trials: {'; '.join(self.exhausted.values())}"
         return None
 
     def told(self, messages: list[dict[str, Any]], job: Sequence[int]) -> bool:
@@ -232,6 +245,7 @@ class Driver:
             if epoch.epoch not in self.study.trials[number].epochs:
                 self.spent += epoch.seconds * devices(self.config.resources)
             self.study.epoch(number, epoch)
+            self.rungs.reached(self.study.trials[number], epoch.epoch)
             if message["epoch"]["epoch"] < self.study.trials[number].done and "end" not in message:
                 return  # told again by a trial that goes on: it was decided upon before
         if "end" in message:
@@ -242,17 +256,7 @@ class Driver:
             return
         if self.study.trials[number].state.terminal:
             return
-        decision = rungs.decide(
-            self.study.trials,
-            number,
-            message["epoch"]["epoch"],
-            epochs=self.config.budget.epochs,
-            stopping=self.config.stopping,
-            direction=self.direction,
-            strategy=self.config.strategy,
-            folds=self.config.dataset.split.folds,
-            search=self.search,
-        )
+        decision = self.rungs.decide(self.study.trials[number], message["epoch"]["epoch"])
         if not decision.go_on:
             self.end(number, State.PRUNED, decision.cause)
 
@@ -273,6 +277,7 @@ class Driver:
     def end(self, number: int, state: State, cause: str, value: float | None = None) -> None:
         if not self.study.trials[number].state.terminal:
             self.study.end(number, state, cause, value)
+            self.rungs.ended(self.study.trials[number])
             self.sampler.end(self.study.trials[number])
 
 
@@ -303,13 +308,19 @@ class RecordScheduler(FIFOScheduler):
 
     def on_trial_error(self, tune_controller: TuneController, trial: TuneTrial) -> None:
         """The actor died, or the job raised an error (told before, then). Tune calls this at every retry too."""
-        said = Path(trial.error_file)
-        if said.exists():
-            self.driver.refuse_full_disk(_numbers(trial), said.read_text(encoding="utf-8").strip())
+        file = Path(trial.error_file)
+        said = file.read_text(encoding="utf-8").strip() if file.exists() else ""
+        self.driver.refuse_full_disk(_numbers(trial), said)
         if trial.should_recover():
             return
+        state, cause = State.FAILED, "its worker process died repeatedly; see the log of the search"
+        if OutOfMemoryError.__name__ in said:  # whose memory it was isn't known: it was tried again
+            state, cause = (
+                State.INFEASIBLE,
+                "out of this machine's memory: Ray ended its worker repeatedly, before the system would",
+            )
         for number in _numbers(trial):
-            self.driver.end(number, State.FAILED, "its worker process died repeatedly; see the log of the search")
+            self.driver.end(number, state, cause)
 
     def on_trial_complete(self, tune_controller: TuneController, trial: TuneTrial, result: dict[str, Any]) -> None:
         if self.driver.stopping.is_set() or self.driver.out_of_time:
