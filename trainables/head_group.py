@@ -354,6 +354,8 @@ class _Saved:
         self.heads.load({name: tensor[places] for name, tensor in found.kind("heads").items()}, found.state["steps"])
         for member, place in zip(self.members, places, strict=True):
             told = found.state["reports"][place]
+            if why := found.state["ended"][place]:
+                member.ended = Diverged(why)  # at its own step: it would diverge again at the first one from here
             member.reports = [EpochReport(**{**r, "step_losses": tuple(r["step_losses"])}) for r in told]
             kept = found.kind(f"validation{place}")
             member.recent = [kept[number].numpy() for number in sorted(kept, key=int)]
@@ -367,6 +369,7 @@ class _Saved:
             "trials": self.names,
             "steps": self.heads.done,
             "reports": [[{**vars(r), "step_losses": ()} for r in member.reports] for member in self.members],
+            "ended": [str(member.ended or "") for member in self.members],
         }
         new = Checkpoint(epoch, self.group, state=state)
         new.add("heads", self.heads.state())

@@ -20,6 +20,7 @@ from tests.faults.elsewhere import ended, given
 from tests.faults.worker import STRIKES, Told, alone, run, struck_pids, without_times
 from tests.trainables.digits import EVERYTHING
 from trainables import trials
+from trainables.head_group import _Heads
 from trainables.prefix import Prefix
 from trainables.trials import END, trial_folder
 
@@ -62,6 +63,45 @@ def test_killed_in_the_middle_of_an_epoch(
     whole, before, after = ((tmp_path / n).read_text().splitlines() for n in ("calm", "before", "after"))
     assert len(whole) == 4 * STEPS and len(set(whole)) == len(whole)
     assert before == whole[:KILLED] and after == whole[2 * STEPS :]
+
+
+def group_of(first: int, job: dict[str, Any]) -> dict[str, Any]:
+    """A job of four trials that train their heads in one pass; the second of them diverges in its first epoch."""
+    config = job["trials"][0]["config"]
+    varied: list[dict[str, Any]] = [{}, {"head_lr": 3e37, "warmup": 0.0}, {"mixup": 0.4, "ema": 0.1}, {"head_lr": 0.1}]
+    trials_of = [
+        {"number": first + k, "config": {**config, "seed": k, "view_seed": 5, **own}} for k, own in enumerate(varied)
+    ]
+    return {**job, "trials": trials_of}
+
+
+def killed_after(steps: int, job: dict[str, Any]) -> None:
+    step, left = _Heads.step, iter(range(steps))
+
+    def counted(heads: _Heads, *arguments: Any) -> Any:
+        if next(left, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(heads, *arguments)
+
+    _Heads.step = counted  # type: ignore[method-assign]
+    run(job)
+
+
+def test_a_group_killed_in_the_middle_of_an_epoch(
+    order: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Passes if trials that train in one pass, killed after two and a half epochs, tell the same losses, metrics and
+    values, to the last bit, as ones that weren't; the one that diverged before tells the step at which it did."""
+    monkeypatch.setattr(trials, "PAUSE", 0.0)
+    settings = {"trained_blocks": 0, "level": 2, "epochs": 4}
+    calm = given(lambda: run(group_of(0, order(0, **settings))), tmp_path / "told")
+    job = group_of(10, order(10, **settings))
+    assert ended(lambda: killed_after(KILLED, job)) == -signal.SIGKILL
+    again = given(lambda: run(job), tmp_path / "told")
+    ends = {message["trial"]: message["end"] for message in calm if "end" in message}
+    assert [ends[k]["state"] for k in range(4)] == ["complete", "failed", "complete", "complete"]
+    assert "at step 2" in ends[1]["cause"]
+    assert without_times(again) == without_times(calm)
 
 
 @pytest.mark.slow
