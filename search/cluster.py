@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,11 +54,7 @@ def connect(ray: Any, address: str | None) -> None:
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         if address is None:
             raise
-        # Ray logs a wrong token, and then says that it can't connect.
-        raise Mistake(
-            f"--address {address}: can't be connected to ({first_line(error)}); is the cluster up, and is this "
-            "process's token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN_PATH) the cluster's?"
-        ) from None
+        raise _not_connected(address, first_line(error)) from None
 
 
 @contextmanager
@@ -89,6 +86,38 @@ def check_address(address: str, seconds: float = 5) -> None:
         socket.create_connection((host, int(port)), timeout=seconds).close()
     except (OSError, OverflowError) as error:
         raise Mistake(f"--address {address}: nothing answers there ({error}); is the cluster up?") from None
+
+
+def check_cluster(ray: Any, address: str, seconds: float = 8) -> None:
+    """That a Ray cluster answers at an address and takes this process's token. To be called before the data are looked
+    at; `connect` would find out later, and try for 20 s or more.
+
+    Raises:
+        Mistake: it doesn't.
+    """
+    if address == "auto" or "://" in address:
+        return
+    failed: list[str] = ["no answer"]
+
+    def ask() -> None:
+        try:
+            ray._raylet.GcsClient(address=address)  # which asks for the cluster's identity
+            failed.clear()
+        except Exception as error:  # of its own classes
+            failed[0] = first_line(error)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(seconds)
+    if failed:
+        raise _not_connected(address, failed[0])
+
+
+def _not_connected(address: str | None, why: str) -> Mistake:
+    return Mistake(  # Ray logs a wrong token, and then says that it can't connect
+        f"--address {address}: can't be connected to ({why}); is the cluster up, and is this process's token "
+        "(RAY_AUTH_MODE=token, RAY_AUTH_TOKEN_PATH) the cluster's?"
+    )
 
 
 def first_line(error: BaseException) -> str:

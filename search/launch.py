@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from search import folder as folders
-from search.cluster import check_address
+from search.cluster import check_address, check_cluster
 from search.cluster import connect as connect
 from search.console import Console, View, chatter_to
 from search.folder import SETTINGS, SearchFolder
@@ -77,8 +77,7 @@ def search(
         Interrupted: by Ctrl-C.
     """
     console = console or Console.silent()
-    if address is not None:
-        check_address(address)
+    _check(address)
     with console.working("looking at the data") as progress:
         planned = plan(config, base, cluster=address is not None, progress=progress)
     return start(planned, address=address, console=console, make_sampler=make_sampler)
@@ -124,12 +123,28 @@ def resume(
             f"--set: a resume may change {', '.join(sorted(MAY_CHANGE))}.",
         )
     console = console or Console.silent()
-    if address is not None:
-        check_address(address)
+    _check(address)
     with console.working("looking at the data") as progress:
         planned = plan(config, found.path, cluster=address is not None, going_on=True, progress=progress)
     _run(found, planned, address, console, accept_code=accept_code, keep=bool(changes))
     return found
+
+
+def _check(address: str | None) -> None:
+    """That there is a cluster at an address, where one is given."""
+    if address is None:
+        return
+    check_address(address)
+    _set_up_ray()
+    import ray
+
+    with chatter_to(Path(os.devnull)):  # Ray tells of every attempt
+        check_cluster(ray, address)
+
+
+def _set_up_ray() -> None:
+    """To be called before Ray is imported."""
+    os.environ.update({name: os.environ.get(name, value) for name, value in RAY_SETTINGS.items()})
 
 
 def _run(
@@ -201,7 +216,7 @@ def _run(
 
 def _drive(driver: Any, found: SearchFolder, planned: Plan, address: str | None, console: Console) -> None:
     """Ray Tune, from connecting to shutting down."""
-    os.environ.update({name: os.environ.get(name, value) for name, value in RAY_SETTINGS.items()})
+    _set_up_ray()
     import ray
     from ray import tune
 

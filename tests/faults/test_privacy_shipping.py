@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import secrets
-import shutil
 import subprocess
 import sys
-import tempfile
-import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from search.cluster import PACKAGES, connect
@@ -30,10 +24,10 @@ from search.settings import load
 from search.shadowing import finder, shadowed
 from search.tracking import reachable
 from spaces.mistakes import Mistake
+from tests.faults.ray_head import ray_head
 from tests.search.conftest import SETTINGS, write_digits
 
 ROOT = Path(__file__).parents[2]
-RAY = Path(sys.executable).with_name("ray")
 SECRETS = {
     "private key": r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----",
     "key of AWS": r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",
@@ -145,36 +139,10 @@ def strange_cluster(tmp_path: Path) -> Iterator[str]:
     (tmp_path / "sitecustomize.py").write_text(
         f"import sys\nsys.path.insert(0, {str(tmp_path / 'theirs')!r})\nimport spaces\n"
     )
-    folder = Path(tempfile.mkdtemp(prefix="medtune.", dir="/tmp"))
-    environment = {
-        **{name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"},
-        **RAY_SETTINGS,
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-    }
-    command = [
-        RAY, "start", "--head", "--port=0", "--include-dashboard=false", f"--temp-dir={folder}", "--num-cpus=2",
-        "--object-store-memory=80000000", "--node-ip-address=127.0.0.1", "--dashboard-agent-listen-port=0", "--block",
-    ]  # fmt: skip
-    output = folder / "output.txt"
-    with output.open("wb") as file:
-        own = {**environment, "PYTHONPATH": str(tmp_path)}
-        node = subprocess.Popen(command, env=own, stdout=file, stderr=file, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 240
-        while "Ray runtime started" not in output.read_text():
-            assert node.poll() is None and time.monotonic() < deadline, output.read_text()
-            time.sleep(0.2)
-        [address] = re.findall(r"--address='([\d.]+:\d+)'", output.read_text())
-        with pytest.MonkeyPatch.context() as patch:
-            for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", *RAY_SETTINGS):
-                patch.setenv(name, environment[name])
-            yield address
-    finally:
-        for child in (*psutil.Process(node.pid).children(recursive=True), node):
-            child.kill()
-        node.wait()
-        shutil.rmtree(folder, ignore_errors=True)
+    with ray_head({"PYTHONPATH": str(tmp_path)}) as head, pytest.MonkeyPatch.context() as patch:
+        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", *RAY_SETTINGS):
+            patch.setenv(name, head.environment[name])
+        yield head.address
 
 
 @pytest.mark.slow
