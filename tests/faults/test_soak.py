@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
-from benchmarks.driver import average, settings, simulate
+from benchmarks.driver import settings, simulate
 from search.folder import SearchFolder
 from search.record import State
 from search.sampler import Sampler
@@ -76,24 +76,27 @@ def test_500_trials_in_flat_memory(tmp_path: Path, killable: Any) -> None:
         assert statistics.median(late) - statistics.median(early) < 64, what
 
 
+def median_of(costs: list[tuple[int, float]], low: int, high: int) -> float:
+    """Seconds, with as many trials in the record."""
+    return statistics.median(seconds for size, seconds in costs if low < size <= high)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_5000_simulated_trials(tmp_path: Path) -> None:
-    """The median report costs no more at the end of 5,000 trials than twice what it did at first, one at a rung under
-    100 ms; what an ask costs is printed as it grows, TPE's own part apart."""
+    """The median report, and the median one after which trials are compared, costs with 4,000 to 5,000 trials in the
+    record less than twice what it did with the first 1,000; what an ask costs is printed as it grows, TPE's own part
+    apart."""
     config = settings(5000, 30, "random")
     costs = simulate(tmp_path, config, 64)
     fifths = [(low, low + 1000) for low in range(0, 5000, 1000)]
-    medians = []
-    for low, high in fifths:
-        medians.append(statistics.median(seconds for size, seconds in costs.reports if low <= size < high))
-        rung, ask = average(costs.at_rungs, low, high), average(costs.asks, low, high)
+    reports, rungs = ([median_of(of, *fifth) for fifth in fifths] for of in (costs.reports, costs.at_rungs))
+    for (low, high), report, rung in zip(fifths, reports, rungs, strict=True):
         print(
-            f"{low} to {high} trials: report {1000 * medians[-1]:.2f} ms (median), at a rung {1000 * rung:.1f} ms, "
-            f"ask without TPE {1000 * ask:.1f} ms"
+            f"{low} to {high} trials: report {1000 * report:.2f} ms, at a rung {1000 * rung:.2f} ms, ask without TPE "
+            f"{1000 * median_of(costs.asks, low, high):.2f} ms"
         )
-        assert rung < 0.1
-    assert medians[-1] < 2 * medians[0]
+    assert reports[-1] < 2 * reports[0] and rungs[-1] < 2 * rungs[0]
     trials = Study.read(open_storage(tmp_path, None), config.name).trials
     for size in (500, 1000, 2000, 5000):
         sampler = Sampler(assemble(config), "maximize", 0, "tpe", trials[:size])

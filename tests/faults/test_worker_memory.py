@@ -13,8 +13,11 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from search.folder import SearchFolder
+from search.memory import ran_out_of_memory
 from search.record import State
+from search.scheduler import ALIKE
 from tests.faults.elsewhere import given
+from tests.faults.searches import fixed_list, ran, written
 from tests.faults.striking import data_bytes
 from tests.faults.worker import STRIKES, Told, alone, run, struck_pids, without_times
 from trainables import trials
@@ -119,3 +122,19 @@ def test_a_search_goes_on_past_trials_without_memory(struck: Path, tmp_path: Pat
     assert [trial for trial, _ in pids][:4] == [0, 1, 2, 3] and len({pid for _, pid in pids[:4]}) == 1
     again = alone(struck, 3, tmp_path)
     assert without_times(again) == without_times(json.loads((trial_folder(struck, 3) / END).read_text()))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_workers_that_ray_ends_on_a_full_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passes if trials whose workers Ray ends, time and again, since it is made to believe that the machine is nearly
+    out of memory, are infeasible with that cause, and no more of them are started than show it."""
+    monkeypatch.setenv("RAY_memory_usage_threshold", "0.01")
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
+    done = ran("search", written(tmp_path, fixed_list(tmp_path, 20, 2)))
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    found = SearchFolder(tmp_path / "runs" / "fixed").study().trials
+    print(f"{len(found)} of 20 trials were started: {found[0].cause}")
+    assert ALIKE <= len(found) <= ALIKE + 2
+    assert all(t.state is State.INFEASIBLE and ran_out_of_memory(t) for t in found), [t.cause for t in found]
+    assert "no more were started: " + found[0].cause in done.stdout
