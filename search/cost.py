@@ -16,9 +16,10 @@ from search.rungs import rung_epochs
 from search.sampler import Exhausted, Sampler
 from spaces.config import StoppingConfig, TrialConfig
 from spaces.library import trial_config
+from trainables.kinds import kind
 from trainables.place import this_machine
 from trainables.prefix import activation_budget
-from trainables.probe import Cost, kind, remembered
+from trainables.probe import Cost, remembered
 
 SAMPLED = 64  # points of the space, evenly drawn
 SECONDS = 20.0  # of probing, after which no further kind is begun: the rest is estimated from those that were measured

@@ -43,7 +43,7 @@ RAY_SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 DRIVER = "driver.json"  # what the last launch cost its driver
-LARGEST_GROUP = 16
+LARGEST_GROUP = 64
 MakeSampler = Callable[[SearchConfig, Space, Direction, Sequence[Trial]], Sampler | Comparing]
 DEATHS = 2  # of a job's worker that are retried from the newest checkpoint
 

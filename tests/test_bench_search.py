@@ -19,10 +19,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from benchmarks.search import images, plain, strong
+from benchmarks.search.inside import Costs
+from benchmarks.search.kept import Kept, OutOfTime
 from benchmarks.search.ours import ListSampler, settings
 from benchmarks.search.outcome import Done, Outcome, agreement
 from benchmarks.search.plain import Setting
 from benchmarks.search.regimes import REGIMES, Recorded, Regime, ceiling, recorded, scaled, stratum, tenth
+from benchmarks.search.replay import Order
+from benchmarks.search.replayed import _ratios
 from search.record import Trial
 from search.scheduler import Driver
 from search.study import Study, open_storage
@@ -75,9 +79,39 @@ def test_a_trial_is_charged_the_slot_that_waited_for_it() -> None:
     assert outcome.before() == 6 and outcome.around() == 8
 
 
+def test_a_trial_of_fewer_epochs_is_extended_by_its_median_epoch() -> None:
+    first, second = of("mix", 2)
+    outcome = Outcome("plain", [Done(first, [1.0] * 3, 0, 20, [10, 14, 20]), Done(second, [1.0] * 3, 0, 9, [3, 6, 9])])
+    assert outcome.epochs == 3 and outcome.extended(2, 10) == [20 + 7 * 5, 9 + 7 * 3]
+    assert outcome.extended(2, 3) == outcome.slot_seconds(2) == [20, 9]
+
+
 def test_the_median_epoch_leaves_first_ones_out() -> None:
     done = Done(of("mix", 1)[0], [1.0] * 4, 0, 40, [22.0, 24.0, 38.0, 40.0])  # the third waited for a view
     assert Outcome("ours", [done]).epoch() == 2
+
+
+def test_a_run_that_is_kept_is_not_run_again(setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[Order] = []
+
+    def run(order: Order) -> Outcome:
+        ran.append(order)
+        return Outcome(order.side, [Done(trial, [1.0], 0, 1) for trial in order.trials], wall=2.0)
+
+    monkeypatch.setattr("benchmarks.search.kept.run", run)
+    order = Order("ours", setting, 2, tuple(of("mix", 3)))
+    first, load = Kept(tmp_path).run(order, "mix-0")
+    assert (first, load) == Kept(tmp_path, minutes=-1).run(order, "mix-0") and first.wall == 2.0 and len(ran) == 1
+    other = dataclasses.replace(order, trials=order.trials[:2])
+    with pytest.raises(OutOfTime):
+        Kept(tmp_path, minutes=-1).run(other, "mix-0")
+    Kept(tmp_path).run(other, "mix-0")
+    assert ran == [order, other]
+
+
+def test_a_side_that_ran_less_often_counts_by_its_median() -> None:
+    assert _ratios([6.0, 8.0], [2.0, 4.0]) == (2.5, 2.0, 3.0)
+    assert _ratios([6.0], [2.0, 3.0, 1.0]) == (3.0, 2.0, 6.0)
 
 
 def test_values_of_the_same_trials_are_compared() -> None:
@@ -179,6 +213,24 @@ def test_the_replay_gives_every_trial_once_and_heads_together(setting: Setting, 
     assert given == [(t.seed, t.trained_blocks, t.head_lr) for t in trials]
 
 
+def test_a_list_is_put_together_from_what_was_measured() -> None:
+    assert Costs(10.0, 5.0, 1.0).whole(8) == 10 + 5 + 7
+    assert Costs(10.0, 5.0, 2.0, together=4).whole(50) == 10 + 5 + 11.5 * 2
+
+
+@pytest.mark.slow
+def test_the_inside_runs(tmp_path: Path) -> None:
+    """On tiny networks the gain isn't what it is on large ones; that all sides run and are compared is."""
+    command = [sys.executable, "-m", "benchmarks.search.inside", "--backbone", "dinov2_tiny", "--images", "80"]
+    command += ["--repeats", "1", "--regime", "head-one-view", "last-1", "control", "--json", str(tmp_path / "found")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = {one["regime"]: one for one in json.loads((tmp_path / "found").read_text())}
+    assert set(found) == {"head-one-view", "last-1", "control"}
+    assert all(one["ratios"][side]["whole"][0] > 0 for one in found.values() for side in ("plain", "strong"))
+    assert found["head-one-view"]["ratios"]["plain"]["whole"][0] > 5
+
+
 @pytest.mark.slow
 def test_all_of_it_runs(tmp_path: Path) -> None:
     command = [
@@ -198,7 +250,7 @@ def test_all_of_it_runs(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "found.json").read_text())["regimes"][0]
-    assert found["agreement"]["cached and uncached"]["largest"] < 1e-6
+    assert found["agreement"]["ours and uncached"]["largest"] < 1e-6
     assert found["counts"]["ours"]["computed"] < found["counts"]["uncached"]["computed"]
     assert found["counts"]["ours"]["decoded"] < found["counts"]["plain"]["decoded"]
     assert all(math.isfinite(value) and value > 0 for side in found["ratios"].values() for value in side["wall"])

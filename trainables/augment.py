@@ -53,6 +53,7 @@ class Augment:
         self.ranges = policy(config.policy, config.augmentation).at(config.level)
         self.resolution = config.resolution
         self.active = config.level > 0
+        self._constants: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = {}
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
         """Augmented images at the input's resolution.
@@ -104,7 +105,7 @@ class Augment:
             return pixels.clamp_(0, 1)  # interpolation's weights add up to 1 but for rounding
         brightness = _factor(draws[:, _BRIGHTNESS], ranges.brightness)
         contrast = _factor(draws[:, _CONTRAST], ranges.contrast)
-        grey = torch.tensor(_GREY, device=pixels.device)
+        grey, to_yiq, from_yiq = self._on(pixels.device)
         if pixels.shape[1] == 1:
             mean = pixels.mean(dim=(1, 2, 3))
             scaled = pixels * (brightness * contrast)[:, None, None, None]
@@ -112,19 +113,25 @@ class Augment:
             mean = torch.einsum("c,bchw->b", grey, pixels) / (pixels.shape[2] * pixels.shape[3])
             saturation = _factor(draws[:, _SATURATION], ranges.saturation)
             turn = 2 * math.pi * ranges.hue * (2 * draws[:, _HUE] - 1)
-            matrix = _colour_matrix(saturation, turn) * (brightness * contrast)[:, None, None]
+            matrix = _colour_matrix(saturation, turn, to_yiq, from_yiq) * (brightness * contrast)[:, None, None]
             scaled = torch.einsum("bij,bjhw->bihw", matrix, pixels)
         offset = (1 - contrast) * brightness * mean  # contrast is about the image's mean brightness
         return scaled.add_(offset[:, None, None, None]).clamp_(0, 1)
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights of grey, the matrix to YIQ and the one back: sent once, as inverting waits for a device."""
+        if device not in self._constants:
+            back = torch.linalg.inv(_YIQ)
+            self._constants[device] = (torch.tensor(_GREY).to(device), _YIQ.to(device), back.to(device))
+        return self._constants[device]
 
 
 def _factor(draw: Tensor, spread: float) -> Tensor:
     return 1 + spread * (2 * draw - 1)
 
 
-def _colour_matrix(saturation: Tensor, turn: Tensor) -> Tensor:
+def _colour_matrix(saturation: Tensor, turn: Tensor, to_yiq: Tensor, from_yiq: Tensor) -> Tensor:
     """Saturation and a turn of the hue as matrices on RGB, [B, 3, 3]; grey stays as it is (a rotation in YIQ)."""
-    to_yiq = _YIQ.to(turn.device)
     cosine, sine = turn.cos() * saturation, turn.sin() * saturation
     zero, one = torch.zeros_like(turn), torch.ones_like(turn)
     rotation = torch.stack(
@@ -135,4 +142,4 @@ def _colour_matrix(saturation: Tensor, turn: Tensor) -> Tensor:
         ],
         1,
     )
-    return torch.linalg.inv(to_yiq) @ rotation @ to_yiq
+    return from_yiq @ rotation @ to_yiq

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
 from trainables.loop import Diverged, Infeasible
+from trainables.memory_errors import out_of_memory
 
-HOST = ("can't allocate memory", "not enough memory: you tried to allocate")
-"""What torch's allocator on the CPU says, in a RuntimeError."""
-DEVICE = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-"""What comes from an accelerator's libraries, past torch's own allocator."""
+WHOSE = {"accelerator": "the accelerator's", "host": "this machine's"}
 
 
 @dataclass(frozen=True)
@@ -33,22 +28,10 @@ def end_of(error: Exception) -> End | None:
         return End("failed", str(error))
     if isinstance(error, Infeasible):
         return End("infeasible", str(error))
-    short = _memory_of(error)
+    short = out_of_memory(error)
     if short is None:
         return None
-    return End("infeasible", f"out of {short} memory: {_first_line(error)}", memory=True)
-
-
-def _memory_of(error: Exception) -> str | None:
-    """Whose memory ran out."""
-    text = str(error)
-    if isinstance(error, torch.OutOfMemoryError) or any(words in text for words in DEVICE):
-        return "the accelerator's"
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
-        return "this machine's"
-    if isinstance(error, RuntimeError) and any(words in text for words in HOST):
-        return "this machine's"
-    return None
+    return End("infeasible", f"out of {WHOSE[short]} memory: {_first_line(error)}", memory=True)
 
 
 def _first_line(error: Exception) -> str:

@@ -43,7 +43,11 @@ class Checkpoint:
         return {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
 
     def add(self, kind: str, tensors: dict[str, Tensor]) -> None:
-        self.tensors |= {f"{kind}/{name}": t.detach().to("cpu").contiguous() for name, t in tensors.items()}
+        """Copies: what is added may change before it is written."""
+        self.tensors |= {
+            f"{kind}/{name}": t.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+            for name, t in tensors.items()
+        }
 
 
 def save(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:

@@ -152,8 +152,10 @@ def fine_tune_heads(
         shares = _shares(configs, epoch, len(data.train), place.device)
         losses = torch.zeros(steps_an_epoch, len(members), device=place.device)
         for step in range(steps_an_epoch):
-            rows_KB = torch.from_numpy(batches[:, step]).to(place.device)
-            x_KBD = features_ND[rows_KB.to(features_ND.device)].to(place.device).float()
+            on_host = torch.from_numpy(batches[:, step])
+            rows_KB = on_host.to(place.device, non_blocking=True)
+            near = features_ND.device == rows_KB.device
+            x_KBD = features_ND[rows_KB if near else on_host].to(place.device, non_blocking=True).float()
             wanted = masses[which_K[:, None], rows_KB]
             if shares is not None:
                 share_KB = shares.gather(1, rows_KB)
@@ -261,15 +263,17 @@ class _Heads:
         self.moments = [torch.zeros_like(p) for p in (self.weight, self.bias) for _ in range(2)]
         self.averages = [self.weight.clone(), self.bias.clone()]
 
-        def of(values: Sequence[float] | np.ndarray) -> Tensor:
-            return torch.tensor(values, dtype=torch.float64, device=device).view(-1, 1, 1)
+        def of(values: Sequence[Any] | np.ndarray) -> Tensor:
+            """Numbers of trials, or of steps and trials, on the device: once for all steps, which wait for nothing."""
+            return torch.tensor(values, dtype=torch.float64, device=device)[..., None, None]
 
-        self.rates, self.warmups = np.array([c.head_lr for c in configs]), [c.warmup for c in configs]
+        count = np.arange(1, steps + 1)
+        self.rates = of([[c.head_lr * warmup_cosine(s, steps, c.warmup) for c in configs] for s in range(steps)])
         self.decay = of([c.head_weight_decay for c in configs])
         self.clip = of([c.clip for c in configs]).float()
-        self.span_decay = np.array([max(0.0, 1 - 1 / max(c.ema * steps, 1.0)) for c in configs])
-        self.averaged = torch.tensor([c.ema > 0 for c in configs], device=device).view(-1, 1, 1)
-        self.of = of
+        span_decay = np.array([max(0.0, 1 - 1 / max(c.ema * steps, 1.0)) for c in configs])
+        self.fresh = of(1 - np.minimum(span_decay, ((1 + count) / (10 + count))[:, None])).float()
+        self.averaged = of([c.ema > 0 for c in configs]).bool()
 
     def step(self, x_KBD: Tensor, masses: Tensor) -> Tensor:
         """One step of each trial; their losses [K], means over the batch."""
@@ -281,10 +285,10 @@ class _Heads:
         gradients = torch.autograd.grad(losses.sum(), (weight, bias))
         norm = sum(g.square().sum(dim=(1, 2), keepdim=True) for g in gradients) ** 0.5
         scale = (self.clip / (norm + 1e-6)).clamp_max(1)
-        rates = self.rates * [warmup_cosine(self.done, self.steps, w) for w in self.warmups]
+        rates = self.rates[self.done]
         self.done += 1
-        self._update(self.weight, gradients[0] * scale, self.moments[:2], self.of(rates), self.decay)
-        self._update(self.bias, gradients[1] * scale, self.moments[2:], self.of(rates), None)
+        self._update(self.weight, gradients[0] * scale, self.moments[:2], rates, self.decay)
+        self._update(self.bias, gradients[1] * scale, self.moments[2:], rates, None)
         self._average()
         return losses.detach()
 
@@ -300,9 +304,9 @@ class _Heads:
         value.sub_((rate / (1 - BETAS[0] ** self.done)).to(value.dtype) * first / denominator)
 
     def _average(self) -> None:
-        decay = self.of(np.minimum(self.span_decay, (1 + self.done) / (10 + self.done))).float()
+        fresh = self.fresh[self.done - 1]
         for average, value in zip(self.averages, (self.weight, self.bias), strict=True):
-            average.copy_(torch.where(self.averaged, average.lerp(value, 1 - decay), value))
+            average.copy_(torch.where(self.averaged, average.lerp(value, fresh), value))
 
     def outputs(self, k: int, features: Tensor) -> Tensor:
         """Outputs [V, C] of a trial's averaged head for features [V, D]."""

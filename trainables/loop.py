@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from spaces.config import METRICS, TrialConfig
 from spaces.strict import digest
 from trainables import checkpoint as checkpoints
 from trainables import watchdog
+from trainables.accumulation import Parts, Pieces
 from trainables.augment import Augment
 from trainables.average import Average
 from trainables.best_epoch import BestEpoch
@@ -41,9 +43,10 @@ from trainables.mixup import MixedForward, Mixup, mix
 from trainables.model import Model, averaged_state, build_model, load_trained_state, trained_state
 from trainables.place import Place
 from trainables.prefix import BATCH, ActivationStore, Counts, Prefix
+from trainables.saver import Saver
+from trainables.telling import Telling
 
 ALONE = Place()
-LEAST_OF_SAVING = 20  # times what the last checkpoint took must pass before the next, where a pause is asked for
 TEMPERED = "tempered_log_loss"
 LAST = 3  # epochs that a value without an average is the mean of
 
@@ -90,10 +93,6 @@ Report = Callable[[EpochReport], bool | None]
 """Gets a report; False when the trial isn't to go on."""
 
 
-class Stopped(Exception):
-    """Whoever gets the reports doesn't want the trial to go on."""
-
-
 class Diverged(Exception):
     """The loss became infinite or not a number."""
 
@@ -118,13 +117,13 @@ def fine_tune(
         config: the trial, completely.
         data: training and validation images and labels.
         folder: checkpoints go to its `checkpoints`; None keeps none.
-        report: called in the first process after each epoch, once its checkpoint is on disk; when a trial goes on,
-            first again for the epochs that were done.
+        report: called in the first process for each epoch, once its checkpoint is on disk, which may be in the middle
+            of the next epoch; when a trial goes on, first again for the epochs that were done.
         judged: whether the validation part is apart from the training part, so that the outcome has a value.
         place: device and rank.
         store: where activations of frozen blocks are kept; None computes them in every step.
         pause: seconds between checkpoints, at least, or 20 times what one takes; what was done since the last one is
-            reported with the next. 0: a checkpoint each epoch.
+            reported with the next. 0: a checkpoint each epoch. They are written beside the training.
 
     Raises:
         Diverged: with the step at which the loss stopped being finite.
@@ -137,7 +136,7 @@ def fine_tune(
     mixup = Mixup(config)
     prefix = Prefix(model, config, data.train, place, Augment(config), store)
     validation = Prefix(model, config, data.validation, place, store=store)
-    masses = model.output.masses(data.train.labels, data.classes)
+    masses = model.output.masses(data.train.labels, data.classes).to(place.device)
     strata = strata_of(data.train.labels.numpy())
     optimizer = torch.optim.AdamW(
         parameter_groups(
@@ -155,7 +154,8 @@ def fine_tune(
     steps_an_epoch = len(global_batches(np.arange(len(data.train)), config.batch_size))
     steps = steps_an_epoch * config.epochs
     schedule = LambdaLR(optimizer, lambda step: rate_share(config, step, steps))
-    average = Average(averaged_state(model), span=config.ema * steps) if config.ema else None
+    averaged = averaged_state(model)  # references: the optimizer changes them in place
+    average = Average(averaged, span=config.ema * steps) if config.ema else None
     forward: nn.Module = MixedForward(model)
     if place.world > 1:
         forward = DistributedDataParallel(forward)
@@ -165,59 +165,62 @@ def fine_tune(
     probabilities = np.empty((0, len(data.classes)), np.float32)
     recent = state.recent
 
-    _tell(reports, report, place)  # the process may have died between an epoch's checkpoint and its report
+    parts = Parts(config, model, place)
 
-    told, saved_at, saving = len(reports), time.monotonic(), 0.0
-    for epoch in range(len(reports), config.epochs):
-        started = time.time()
-        model.train()
-        losses = torch.zeros(steps_an_epoch, device=place.device)
-        prefix.look_at(epoch)
-        shares = mixup.shares(epoch, len(data.train))
-        order = epoch_order(config.seed, epoch, strata, config.sampling)
-        for step, batch in enumerate(global_batches(order, config.batch_size)):
-            rows = torch.from_numpy(rank_share(batch, place.rank, place.world))
-            given = prefix(rows)
-            wanted = masses[rows].to(place.device, non_blocking=True)
-            share = shares[rows].to(place.device) if shares is not None else None
-            with torch.autocast(place.device.type, torch.bfloat16, enabled=place.device.type == "cuda"):
-                outputs = forward(given, share)
-            loss = model.output.loss(outputs, wanted if share is None else mix(wanted, share)) / len(batch)
-            (loss * place.world).backward()  # DDP takes the mean over workers, each of which has a part of the sum
-            nn.utils.clip_grad_norm_(trained, config.clip)
-            optimizer.step()
-            optimizer.zero_grad()
-            schedule.step()
-            if average:
-                average.update(averaged_state(model))
-            losses[step] = loss.detach()
-            watchdog.beat()
+    def backward(given: Tensor, wanted: Tensor, share: Tensor | None, size: int, part: slice) -> Tensor:
+        own = None if share is None else share[part]
+        with torch.autocast(place.device.type, torch.bfloat16, enabled=place.device.type == "cuda"):
+            outputs = forward(given[part], own)
+        loss = model.output.loss(outputs, wanted[part] if own is None else mix(wanted[part], own)) / size
+        (loss * place.world).backward()  # DDP takes the mean over workers, each of which has a part of the sum
+        return loss.detach()
 
-        step_losses = place.sum(losses).cpu()
-        _refuse_divergence(step_losses, epoch * steps_an_epoch)
-        with average.in_place_of(averaged_state(model)) if average else nullcontext():
-            probabilities = judge(model, validation, judged)
-            if not np.isfinite(probabilities).all():  # the epoch's last step alone can do that
-                raise Diverged(f"the predictions weren't finite after step {(epoch + 1) * steps_an_epoch}")
-            own = folder if judged and place.first else None
-            reports.append(evaluated(epoch + 1, config, data, probabilities, step_losses, started, own))
-            recent.append(probabilities)
-            if best:
-                best.offer(reports[-1].value, trained_state(model), probabilities)
-        due = epoch + 1 == config.epochs or time.monotonic() - saved_at >= max(pause, saving)
-        if place.agree(due):
-            saving_from = time.monotonic()
-            state.save(reports)
-            saved_at = time.monotonic()
-            saving = LEAST_OF_SAVING * (saved_at - saving_from) if pause else 0.0
-            _tell(reports[told:], report, place)
-            told = len(reports)
+    with Telling(reports, partial(state.save, reports), report, place, pause) as telling:
+        for epoch in range(len(reports), config.epochs):
+            started = time.time()
+            model.train()
+            losses = torch.zeros(steps_an_epoch, device=place.device)
+            prefix.look_at(epoch)
+            shares = mixup.shares(epoch, len(data.train))
+            shares = shares.to(place.device) if shares is not None else None
+            order = epoch_order(config.seed, epoch, strata, config.sampling)
+            batches = global_batches(order, config.batch_size)
+            rows = [torch.from_numpy(rank_share(batch, place.rank, place.world)) for batch in batches]
+            # Nothing within a step waits for the device, so that it always has the next ones to do.
+            for step, (own_rows, given) in enumerate(zip(rows, prefix.stream(rows), strict=True)):
+                of_batch = own_rows.to(place.device, non_blocking=True)
+                wanted = masses[of_batch]
+                share = shares[of_batch] if shares is not None else None
+                losses[step] = parts.backward(
+                    len(own_rows), partial(backward, given, wanted, share, len(batches[step]))
+                )
+                nn.utils.clip_grad_norm_(trained, config.clip)
+                optimizer.step()
+                optimizer.zero_grad()
+                schedule.step()
+                if average:
+                    average.update(averaged)
+                watchdog.beat()
+                telling.look()
 
-    with average.in_place_of(averaged_state(model)) if average else nullcontext():
+            step_losses = place.sum(losses).cpu()
+            _refuse_divergence(step_losses, epoch * steps_an_epoch)
+            with average.in_place_of(averaged) if average else nullcontext():
+                probabilities = judge(model, validation, judged)
+                if not np.isfinite(probabilities).all():  # the epoch's last step alone can do that
+                    raise Diverged(f"the predictions weren't finite after step {(epoch + 1) * steps_an_epoch}")
+                own = folder if judged and place.first else None
+                reports.append(evaluated(epoch + 1, config, data, probabilities, step_losses, started, own))
+                recent.append(probabilities)
+                if best:
+                    best.offer(reports[-1].value, trained_state(model), probabilities)
+            telling.close_epoch(last=epoch + 1 == config.epochs)
+
+    with average.in_place_of(averaged) if average else nullcontext():
         if not len(probabilities):  # every epoch was done before: only the outcome is asked for
             probabilities = judge(model, validation, judged)
     if average:
-        average.put_in_place_of(averaged_state(model))
+        average.put_in_place_of(averaged)
     if best and best.value is not None:
         load_trained_state(model, best.weights)
         probabilities = best.probabilities
@@ -228,13 +231,6 @@ def fine_tune(
     return Outcome(
         value, tuple(reports), probabilities, model, prefix.counts, stacked(list(recent)[:-1], probabilities)
     )
-
-
-def _tell(reports: Sequence[EpochReport], report: Report, place: Place) -> None:
-    """From the first process. All stop together, so that none waits for another."""
-    goes_on = [report(new) is not False for new in reports] if place.first else []
-    if not place.agree(all(goes_on)):
-        raise Stopped
 
 
 def predict(model: Model, config: TrialConfig, part: Part, place: Place = ALONE) -> np.ndarray:
@@ -263,11 +259,14 @@ def predict_outputs(model: Model, prefix: Prefix) -> np.ndarray:
     place, total = prefix.place, len(prefix.part)
     rows = rank_share(np.arange(max(total, place.world)), place.rank, place.world)
     rows = np.minimum(rows, total - 1)  # a worker without rows takes one again, which `gather` leaves out
-    outputs = []
-    for start in range(0, len(rows), BATCH):
-        given = prefix(torch.from_numpy(rows[start : start + BATCH]))
+    pieces, outputs = Pieces(BATCH, place.device), []
+
+    def forward(given: Tensor) -> Tensor:
         with torch.autocast(place.device.type, torch.bfloat16, enabled=place.device.type == "cuda"):
-            outputs.append((model(given) if model.stem_trained else model.from_hidden(given)).float())
+            return (model(given) if model.stem_trained else model.from_hidden(given)).float()
+
+    for given in prefix.stream(list(torch.from_numpy(rows).split(BATCH))):
+        outputs.append(pieces.of(given, forward))
         watchdog.beat()
     return place.gather(torch.cat(outputs), total).cpu().numpy()
 
@@ -447,20 +446,21 @@ class _Resumable:
         checkpoints.set_random_state(found.kind(f"random{self.place.rank}") or found.kind("random0"), self.place.device)
         return [EpochReport(**{**r, "step_losses": tuple(r["step_losses"])}) for r in found.state["reports"]]
 
-    def save(self, reports: list[EpochReport]) -> None:
-        """Writes a checkpoint, with the validation predictions: a trial that is stopped here keeps its last ones."""
+    def save(self, reports: Sequence[EpochReport], saver: Saver) -> None:
+        """Begins to write a checkpoint, with the validation predictions: a trial that is stopped here keeps its last
+        ones. After the last epoch nothing goes on, so that the optimizer isn't kept."""
         if self.folder is None:
             return
+        last = reports[-1].epoch == self.epochs
         generators = self.place.collect(checkpoints.random_state(self.place.device))
         if self.place.first:
-            state: dict[str, Any] = {
-                "reports": [vars(r) for r in reports],
-                "schedule": {**self.schedule.state_dict(), "lr_lambdas": [None] * len(self.optimizer.param_groups)},
-            }
+            schedule = {**self.schedule.state_dict(), "lr_lambdas": [None] * len(self.optimizer.param_groups)}
+            state: dict[str, Any] = {"reports": [vars(r) for r in reports], "schedule": schedule}
             new = Checkpoint(reports[-1].epoch, self.trial, state=state)
             new.add("model", trained_state(self.model))
             new.add("validation", {str(i): torch.from_numpy(p) for i, p in enumerate(self.recent)})
-            new.add("optimizer", checkpoints.optimizer_tensors(self.optimizer, self.names))
+            if not last:
+                new.add("optimizer", checkpoints.optimizer_tensors(self.optimizer, self.names))
             for rank, generator in enumerate(generators):
                 new.add(f"random{rank}", generator)
             if self.average:
@@ -468,5 +468,4 @@ class _Resumable:
                 state["average_steps"] = self.average.steps
             if self.best:
                 self.best.save(new)
-            checkpoints.save(self.folder, new, keep=1 if new.epoch == self.epochs else 2)
-        self.place.wait()
+            saver.start(self.folder, new, keep=1 if last else 2)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import functools
 import logging
 import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,16 +24,20 @@ from torch import Tensor
 from spaces.config import TrialConfig
 from spaces.strict import digest
 from trainables import watchdog
+from trainables.accumulation import Pieces
+from trainables.ahead import ahead
 from trainables.augment import Augment, draws
 from trainables.backbones import build, weights_digest
 from trainables.data.parts import Part
 from trainables.data.stored import built, stored
 from trainables.model import Model
 from trainables.place import Place
+from trainables.resident import Rows, resident_of
 
 log = logging.getLogger(__name__)
 
 BATCH = 256  # images at once where nothing is learned
+AHEAD = 2  # batches that the host has ready
 FOLDER = "activations"  # in a cache
 SHARE_OF_DISK = 0.4
 FORMAT = 1  # part of every key; raised when the same key would mean other numbers
@@ -77,9 +83,12 @@ class Prefix:
         self.model, self.config, self.part, self.place, self.augment = model, config, part, place, augment
         self.store = store if store and worth_keeping(model) else None
         self.counts = Counts()
+        self.resident = resident_of(place.device)
+        self.ahead = 0 if place.device.type == "cpu" else AHEAD
+        self.pieces = Pieces(BATCH, place.device)
         self._view = -1
         self._draws = torch.empty(0)
-        self._kept: Tensor | None = None
+        self._kept: Rows | None = None
 
     def look_at(self, epoch: int) -> None:
         """Makes ready for an epoch: draws its view, and opens what is kept of it."""
@@ -87,37 +96,56 @@ class Prefix:
         if view == self._view:
             return
         self._view = view
-        self._draws = draws(view_seed(self.config), view, len(self.part)) if self.augment else self._draws
+        if self.augment:
+            self._draws = draws(view_seed(self.config), view, len(self.part)).to(self.place.device)
         self._kept = self._opened() if self.store and self._fits() else None
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """For rows [B] int64: the hidden state on the place's device, or, where the stem is trained, the images.
+        """For rows [B] int64 (on the host): the hidden state on the place's device, or, where the stem is trained, the
+        images.
 
         Returns:
             What `Model.from_hidden`, or `Model.forward`, takes.
         """
-        if self._kept is not None:
-            self.counts.read += len(rows)
-            return self._kept[rows.to(self._kept.device)].to(self.place.device, non_blocking=True)
-        images = self._images(rows)
-        if self.model.stem_trained:
-            return images
-        self.counts.computed += len(rows)
-        return self._hidden(images)
+        return self._given(rows, self._gathered(rows))
+
+    def stream(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """What calling gives for each batch of rows, in turn. The host gathers the next ones meanwhile."""
+        with closing(ahead(self._gathered, batches, self.ahead)) as gathered:
+            for rows, of_rows in zip(batches, gathered, strict=True):
+                yield self._given(rows, of_rows)
 
     def all_rows(self) -> Tensor:
         """Of every row, [N, ...] in their order: kept, or computed now. Not for a trained stem."""
         if self._kept is not None:
             self.counts.read += len(self.part)
-            return self._kept
+            return self._kept.all()
         array = np.empty((len(self.part), *self._shape), NUMPY[self.dtype])
         self._fill(array)
         return torch.from_numpy(array).view(self.dtype).to(self.place.device)
 
-    def _images(self, rows: Tensor) -> Tensor:
-        pixels = self.part.images(rows).to(self.place.device, non_blocking=True)
+    @functools.cached_property
+    def _pixels(self) -> Rows:
+        return Rows(self.part.pixels, f"pixels {self.part.file or self.part.key}", self.place.device, self.resident)
+
+    def _gathered(self, rows: Tensor) -> Tensor | None:
+        """What of `_given` is the host's."""
+        return self._kept.gather(rows) if self._kept else self._pixels_of(rows)
+
+    def _given(self, rows: Tensor, gathered: Tensor | None) -> Tensor:
+        if self._kept is not None:
+            self.counts.read += len(rows)
+            return self._kept.give(rows, gathered)
+        images = self._images(rows, gathered)
+        if self.model.stem_trained:
+            return images
+        self.counts.computed += len(rows)
+        return self.pieces.of(images, self._hidden)
+
+    def _images(self, rows: Tensor, gathered: Tensor | None) -> Tensor:
+        pixels = self._pixels.give(self.part.places(rows), gathered)
         if self.augment:
-            return self.augment(pixels, self._draws[rows])
+            return self.augment(pixels, self._draws[rows.to(self._draws.device, non_blocking=True)])
         return pixels.float().div_(255)
 
     def _hidden(self, images: Tensor) -> Tensor:
@@ -132,7 +160,7 @@ class Prefix:
     @functools.cached_property
     def _shape(self) -> tuple[int, ...]:
         """Of the hidden state of one image."""
-        return tuple(self._hidden(self._images(torch.zeros(1, dtype=torch.int64))).shape[1:])
+        return tuple(self._hidden(self._images(torch.zeros(1, dtype=torch.int64), None)).shape[1:])
 
     def _fits(self) -> bool:
         """Whether all views that this trial looks at would fit the store at once; they would only drive each other
@@ -142,7 +170,7 @@ class Prefix:
         each = len(self.part) * int(np.prod(self._shape)) * NUMPY[self.dtype].itemsize
         return views * each <= self.store.budget
 
-    def _opened(self) -> Tensor | None:
+    def _opened(self) -> Rows | None:
         assert self.store is not None
         key = self.key()
         try:
@@ -156,18 +184,23 @@ class Prefix:
         if array is None:
             return None
         kept = torch.from_numpy(np.asarray(array)).view(self.dtype)
-        return on_device(kept, self.place.device)
+        return Rows(kept, f"kept {key}", self.place.device, self.resident)
 
     def _fill(self, array: np.ndarray) -> None:
         training = self.model.training
         self.model.eval()
-        for start in range(0, len(self.part), BATCH):
-            rows = torch.arange(start, min(start + BATCH, len(self.part)))
-            hidden = self._hidden(self._images(rows)).contiguous().cpu()
+        for rows, gathered in zip(
+            pieces := in_turn(len(self.part)), ahead(self._pixels_of, pieces, self.ahead), strict=True
+        ):
+            hidden = self.pieces.of(self._images(rows, gathered), self._hidden).contiguous().cpu()
+            start = int(rows[0])
             array[start : start + len(rows)] = hidden.view(torch.uint16 if self.dtype == torch.bfloat16 else self.dtype)
             self.counts.computed += len(rows)
             watchdog.beat()
         self.model.train(training)
+
+    def _pixels_of(self, rows: Tensor) -> Tensor | None:
+        return self._pixels.gather(self.part.places(rows))
 
     def key(self) -> str:
         """SHA-256 of everything that the kept numbers follow from."""
@@ -241,9 +274,6 @@ def frozen_digest(config: TrialConfig) -> str:
     return _digest_of_weights(config.backbone, config.weights, config.resolution, changed)
 
 
-def on_device(tensor: Tensor, device: torch.device, share: float = 0.25) -> Tensor:
-    """The tensor on an accelerator, if it takes at most that share of its free memory; else as it is."""
-    if device.type != "cuda":
-        return tensor
-    free, _ = torch.cuda.mem_get_info(device)
-    return tensor.to(device, non_blocking=True) if tensor.nbytes <= share * free else tensor
+def in_turn(rows: int) -> list[Tensor]:
+    """All rows in their order, cut for where nothing is learned."""
+    return list(torch.arange(rows).split(BATCH))

@@ -25,24 +25,13 @@ from trainables.data.manifest import Task
 from trainables.data.parts import Part, TrialData
 from trainables.data.units import Units
 from trainables.files import write_json
+from trainables.kinds import kind
 from trainables.loop import fine_tune, predict
 from trainables.place import Place
 
 STEPS = 2  # timed; as many before them, in which memory is found and kernels are chosen
 SMALL, QUICK = 2, 2.0  # images and seconds: on a CPU the batch is as large as can be tried in that time
 SAMPLED = 0.002  # seconds between two looks at a process's memory
-KIND = (
-    "backbone",
-    "resolution",
-    "head",
-    "trained_blocks",
-    "adapter",
-    "adapter_rank",
-    "adapter_targets",
-    "grad_checkpointing",
-    "batch_size",
-)
-"""What decides the cost of a step, but for small things."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +47,6 @@ class Cost:
     so that it doesn't take long."""
     fits: bool = True
     """False where it ran out of memory; the figures are then 0."""
-
-
-def kind(config: TrialConfig) -> str:
-    """Digest of what decides the cost of a configuration."""
-    plain = config.plain()
-    return digest({name: plain[name] for name in KIND})
 
 
 def probe(config: TrialConfig, classes: int, task: Task, place: Place) -> Cost:

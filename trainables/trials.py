@@ -26,10 +26,11 @@ from trainables.data.prepared import Prepared
 from trainables.files import write_json
 from trainables.folds import Valued, fine_tune_folds
 from trainables.head_group import fine_tune_heads
-from trainables.loop import EpochReport, Infeasible, Stopped
+from trainables.loop import EpochReport, Infeasible
 from trainables.place import Place, this_machine
 from trainables.predictions import Predictions, numbers_of
 from trainables.prefix import ActivationStore, Counts, activation_store
+from trainables.telling import Stopped
 
 END, PREDICTIONS, CONFIG, STOPPED = "end.json", "validation.npz", "config.json", "stopped"
 PAUSE = 1.0  # seconds between checkpoints of quick trials

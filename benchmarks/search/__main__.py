@@ -26,6 +26,7 @@ import dataclasses
 import json
 import os
 import platform
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -34,9 +35,11 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.search import images
+from benchmarks.search.kept import Kept, OutOfTime
 from benchmarks.search.plain import Setting
 from benchmarks.search.quality import equal_quality, quality_table
 from benchmarks.search.regimes import REGIMES, Regime, Trained
+from benchmarks.search.replay import SIDES
 from benchmarks.search.replayed import measure, table
 
 
@@ -62,6 +65,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--regime", nargs="+", choices=[regime.name for regime in REGIMES], help="all by default")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--plain-repeats", type=int, default=3, help="of the plain side, if fewer")
+    parser.add_argument("--plain-epochs", type=int, help="of the plain side's trials, if fewer; scaled as well")
+    parser.add_argument("--sides", nargs="+", choices=[*SIDES, "uncached"], default=[*SIDES, "uncached"])
+    parser.add_argument("--keep", type=Path, help="folder of images and runs; what is there isn't run again")
+    parser.add_argument("--minutes", type=float, help="after which no further run is begun; goes on with --keep")
     parser.add_argument("--tiny", action="store_true", help="a tiny backbone and four trials: does it run?")
     parser.add_argument("--whole", action="store_true", help="baselines run whole lists")
     parser.add_argument("--equal-quality", action="store_true", help="searches instead of replays")
@@ -82,16 +90,20 @@ def main() -> None:
     found: dict[str, Any] = {
         "machine": {"cpus": cpus, "processor": platform.processor() or platform.machine(), "load": os.getloadavg()[0]},
         "size": dataclasses.asdict(size),
-        "repeats": options.repeats,
     }
-    with tempfile.TemporaryDirectory() as home:
-        weights = Path(home) / "weights.safetensors"
+    with tempfile.TemporaryDirectory() as temporary:
+        home = (options.keep or Path(temporary)).absolute()
+        home.mkdir(parents=True, exist_ok=True)
+        weights = home / f"{size.backbone}-{size.resolution}.safetensors"
         found["weights"] = images.write_weights(size.backbone, size.resolution, weights)
 
         def setting(kind: str) -> Setting:
-            folder = Path(home) / kind
+            folder = home / f"{kind}-{size.images[kind]}"
             if not folder.exists():
-                images.write(kind, folder, size.images[kind])
+                partial = folder.with_suffix(".partial")
+                shutil.rmtree(partial, ignore_errors=True)
+                images.write(kind, partial, size.images[kind])
+                partial.rename(folder)
             return Setting(
                 str(folder), "digits" if kind == "digits" else "natural", size.backbone, str(weights), size.resolution,
                 size.epochs, 1, options.accelerators, options.compile,
@@ -105,11 +117,18 @@ def main() -> None:
         else:
             chosen: list[Regime] = [r for r in REGIMES if not options.regime or r.name in options.regime]
             found["regimes"] = []
+            kept = Kept(home / "runs", options.minutes)
+            repeats = {side: options.repeats if side in options.sides else 0 for side in (*SIDES, "uncached")}
+            repeats["plain"] = min(repeats["plain"], options.plain_repeats)
+            repeats["uncached"] = min(repeats["uncached"], 1)
             for regime in chosen:
-                fitting = _fitting(regime, size)
-                found["regimes"].append(
-                    measure(fitting, setting(regime.images), cpus, options.repeats, options.whole, console)
-                )
+                fitting, on = _fitting(regime, size), setting(regime.images)
+                try:
+                    found["regimes"].append(
+                        measure(fitting, on, cpus, repeats, options.whole, console, kept, options.plain_epochs)
+                    )
+                except OutOfTime:
+                    console.print(f"{regime.name}: not whole yet; the same command goes on with it", highlight=False)
                 _keep(found, options.json)  # a later regime may take an hour
             console.print(table(found["regimes"]))
     found["seconds"] = time.monotonic() - started

@@ -48,6 +48,11 @@ class Outcome:
     counts: dict[str, int] = field(default_factory=dict)
     """`decoded` images, training images that frozen blocks were `computed` for, `builds` of stored activations."""
 
+    @property
+    def epochs(self) -> int:
+        """Of each trial."""
+        return max(len(done.values) for done in self.trials)
+
     def before(self) -> float:
         """Seconds before the first trial began, without building beforehand: imports, Ray's start."""
         return min(done.started for done in self.trials) - self.began
@@ -62,6 +67,13 @@ class Outcome:
             took[done.trial.seed] = done.ended - ended.pop(0)
             ended.append(done.ended)
         return [took[done.trial.seed] for done in self.trials]
+
+    def extended(self, slots: int, epochs: int) -> list[float]:
+        """As `slot_seconds`, had every trial gone on to so many epochs, each as long as its median one."""
+        return [
+            took + (epochs - len(done.values)) * (float(np.median(np.diff(done.times))) if len(done.times) > 1 else 0.0)
+            for took, done in zip(self.slot_seconds(slots), self.trials, strict=True)
+        ]
 
     def around(self) -> float:
         """Seconds in which no trial ran: before the first one, and after the last."""

@@ -8,34 +8,57 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console, Group
 from rich.table import Table
 
+from benchmarks.search.kept import Kept
 from benchmarks.search.outcome import Outcome, agreement, median_and_range
 from benchmarks.search.plain import Setting
 from benchmarks.search.regimes import Recorded, Regime, ceiling, recorded, scaled, tenth
-from benchmarks.search.replay import BASELINES, SIDES, Order, run
+from benchmarks.search.replay import BASELINES, SIDES, Order
 from spaces.backbone import backbone
 
 RANGE = "least to most over repeats"
 LONG = 12  # trials above which a baseline runs a tenth of them
 
 
-def measure(regime: Regime, setting: Setting, cpus: int, repeats: int, whole: bool, console: Console) -> dict[str, Any]:
-    """All sides, `repeats` times; as plain data."""
+def measure(
+    regime: Regime,
+    setting: Setting,
+    cpus: int,
+    repeats: dict[str, int],
+    whole: bool,
+    console: Console,
+    kept: Kept,
+    plain_epochs: int | None = None,
+) -> dict[str, Any]:
+    """Each side as often as `repeats` says, in turns; as plain data.
+
+    Args:
+        plain_epochs: after which the plain side's trials end; the rest is taken to last as long as their median epoch.
+
+    Raises:
+        OutOfTime: `kept` has none left. What was run is there the next time.
+    """
     trials = recorded(regime, regime.trials)
     slots = cpus // setting.cpus
     part = trials if whole or len(trials) <= LONG else tenth(trials, slots)
     runs: dict[str, list[Outcome]] = {side: [] for side in (*SIDES, "uncached")}
-    for repeat in range(repeats):
+    for repeat in range(max(repeats.values())):
         turn = repeat % len(SIDES)
-        for side in (*SIDES[turn:], *SIDES[:turn], *(["uncached"] if repeat == 0 else [])):
+        for side in (*SIDES[turn:], *SIDES[:turn], "uncached"):
+            if repeat >= repeats[side]:
+                continue
             replayed = trials if side == "ours" else part
-            outcome = run(Order(side, setting, cpus, tuple(replayed)))
+            epochs = min(plain_epochs or setting.epochs, setting.epochs) if side == "plain" else setting.epochs
+            order = Order(side, dataclasses.replace(setting, epochs=epochs), cpus, tuple(replayed))
+            outcome, load = kept.run(order, f"{regime.name}-{side}-{repeat}")
             runs[side].append(outcome)
             console.print(
                 f"{regime.name}, {side}: {len(replayed)} trials in {outcome.wall:.1f} s, of which "
-                f"{outcome.before():.1f} s before the first and {outcome.building:.1f} s of building; {outcome.counts}",
+                f"{outcome.before():.1f} s before the first and {outcome.building:.1f} s of building; "
+                f"{outcome.counts}; load before {load:.1f}",
                 highlight=False,
             )
     return _figures(regime, trials, part, runs, setting, slots)
@@ -49,8 +72,9 @@ def _figures(
     setting: Setting,
     slots: int,
 ) -> dict[str, Any]:
-    walls = {side: [_whole(o, trials, slots) for o in runs[side]] for side in SIDES}
-    inside = {side: [w - o.around() for w, o in zip(walls[side], runs[side], strict=True)] for side in SIDES}
+    sides = [side for side in SIDES if runs[side]]
+    walls = {side: [_whole(o, trials, slots, setting.epochs) for o in runs[side]] for side in sides}
+    inside = {side: [w - o.around() for w, o in zip(walls[side], runs[side], strict=True)] for side in sides}
     ratios = {
         side: {
             "wall": _ratios(walls[side], walls["ours"]),
@@ -58,6 +82,7 @@ def _figures(
             "epoch": _ratios([o.epoch() for o in runs[side]], [o.epoch() for o in runs["ours"]]),
         }
         for side in BASELINES
+        if side in sides
     }
     count = {name: len(list((Path(setting.images) / name).glob("*/*"))) for name in ("train", "validation")}
     limit = ceiling(trials, setting.epochs, backbone(setting.backbone).blocks, count["train"], count["validation"])
@@ -70,30 +95,37 @@ def _figures(
         "ceiling": limit,
         "wanted": {side: [low, high if math.isfinite(high) else None] for side, (low, high) in regime.wanted.items()},
         "ratios": ratios,
-        "wall": {side: median_and_range(walls[side]) for side in SIDES},
-        "scaled": len(part) < len(trials),
-        "building": {side: median_and_range([o.building for o in runs[side]]) for side in ("strong", "ours")},
-        "around": {side: median_and_range([o.around() for o in runs[side]]) for side in SIDES},
-        "counts": {side: runs[side][0].counts for side in runs},
+        "repeats": {side: len(runs[side]) for side in runs},
+        "wall": {side: median_and_range(walls[side]) for side in sides},
+        "scaled": len(part) < len(trials) or any(o.epochs < setting.epochs for o in runs["plain"]),
+        "epochs_of_plain": [o.epochs for o in runs["plain"]],
+        "building": {side: median_and_range([o.building for o in runs[side]]) for side in sides},
+        "around": {side: median_and_range([o.around() for o in runs[side]]) for side in sides},
+        "counts": {side: runs[side][0].counts for side in runs if runs[side]},
         "agreement": {
-            "cached and uncached": agreement(runs["ours"][0], runs["uncached"][0]),
-            "ours and strong": agreement(runs["ours"][0], runs["strong"][0]),
-            "strong and plain": agreement(runs["strong"][0], runs["plain"][0]),
+            f"{one} and {other}": agreement(runs[one][0], runs[other][0])
+            for one, other in (("ours", "uncached"), ("ours", "strong"), ("strong", "plain"))
+            if runs[one] and runs[other] and runs[one][0].epochs == runs[other][0].epochs
         },
         "runs": {side: [dataclasses.asdict(outcome) for outcome in runs[side]] for side in runs},
     }
 
 
 def _ratios(theirs: Sequence[float], own: Sequence[float]) -> tuple[float, float, float]:
+    """Repeat by repeat; where one side has fewer, its median by each of the other's."""
+    if len(theirs) != len(own):
+        few, many = sorted((theirs, own), key=len)
+        middle = [float(np.median(few))] * len(many)
+        theirs, own = (middle, many) if few is theirs else (many, middle)
     return median_and_range([one / other for one, other in zip(theirs, own, strict=True)])
 
 
-def _whole(outcome: Outcome, trials: Sequence[Recorded], slots: int) -> float:
-    """Wall seconds of the whole list: measured, or scaled from the part that was replayed."""
-    if len(outcome.trials) == len(trials):
+def _whole(outcome: Outcome, trials: Sequence[Recorded], slots: int, epochs: int) -> float:
+    """Wall seconds of the whole list: measured, or scaled from the trials and epochs that were replayed."""
+    if len(outcome.trials) == len(trials) and outcome.epochs == epochs:
         return outcome.wall
     done = [d.trial for d in outcome.trials]
-    return outcome.around() + scaled(trials, done, outcome.slot_seconds(slots), slots)
+    return outcome.around() + scaled(trials, done, outcome.extended(slots, epochs), slots)
 
 
 def table(regimes: Sequence[dict[str, Any]]) -> Group:
@@ -112,28 +144,33 @@ def table(regimes: Sequence[dict[str, Any]]) -> Group:
     )
     for one in regimes:
         star, counts, apart = "*" if one["scaled"] else "", one["counts"], one["agreement"]
-        ratios = {side: one["ratios"][side] for side in BASELINES}
+        ratios = one["ratios"]
         times.add_row(
             f"{one['regime']}, {one['images']['kind']}",
             f"{len(one['trials'])}",
-            *(f"{one['wall'][side][0]:,.0f}{star}" for side in BASELINES),
+            *(f"{one['wall'][side][0]:,.0f}{star}" if side in ratios else "" for side in BASELINES),
             f"{one['wall']['ours'][0]:,.0f}",
             f"{one['building']['ours'][0]:.0f}",
-            *(_spread(ratios[side]["wall"]) for side in BASELINES),
+            *(_spread(ratios[side]["wall"]) if side in ratios else "" for side in BASELINES),
             ", ".join(_wanted(side, *bounds) for side, bounds in one["wanted"].items()),
-            *(_spread(ratios[side]["inside"]) for side in BASELINES),
-            _spread(ratios["strong"]["epoch"]) if _of_one_kind(one) else "",
+            *(_spread(ratios[side]["inside"]) if side in ratios else "" for side in BASELINES),
+            _spread(ratios["strong"]["epoch"]) if _of_one_kind(one) and "strong" in ratios else "",
             f"{one['ceiling']:.1f}",
         )
         checks.add_row(
             one["regime"],
-            ", ".join(f"{side} {counts[side]['decoded']:,}{star if side != 'ours' else ''}" for side in SIDES),
-            ", ".join(f"{side} {counts[side]['computed']:,}{star if side != 'ours' else ''}" for side in SIDES),
+            *(
+                ", ".join(
+                    f"{side} {counts[side][what]:,}{star if side != 'ours' else ''}" for side in SIDES if side in counts
+                )
+                for what in ("decoded", "computed")
+            ),
             str(counts["ours"]["builds"]),
-            _apart(apart["cached and uncached"]),
-            _apart(apart["ours and strong"]),
+            _apart(apart.get("ours and uncached", {})),
+            _apart(apart.get("ours and strong", {})),
         )
-    return Group(times, checks, f"* a tenth of the list; its times scaled, its counts not. Median ({RANGE}).")
+    said = f"* a tenth of the list, of the plain side perhaps fewer epochs; times scaled, counts not. Median ({RANGE})."
+    return Group(times, checks, said)
 
 
 def _of_one_kind(one: dict[str, Any]) -> bool:

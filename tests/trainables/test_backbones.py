@@ -557,3 +557,18 @@ def test_a_wrong_file_is_told_by_its_row(row: str, wrong: str, tmp_path: Path) -
     told = sentences(row, tmp_path / "file.pth", (224, 224))
     assert f"looks like {wrong};" in told
     assert f"the file of {row} is called {Path(address).name}." in told
+
+
+@pytest.mark.parametrize("name", ["mae_tiny", "dinov2_tiny", "clip_tiny"])
+def test_weights_are_mapped_not_read(name: str, tmp_path: Path) -> None:
+    """As long as nothing changes them, they are the file's own pages, which all processes share."""
+    file = tmp_path / "weights.safetensors"
+    save_file(build(name, weights="random", resolution=backbone(name).native).trunk.state_dict(), file)
+    found = build(name, weights=file, resolution=backbone(name).native)
+    ranges = [
+        tuple(int(end, 16) for end in line.split()[0].split("-"))
+        for line in Path("/proc/self/maps").read_text().splitlines()
+        if line.endswith(str(file))
+    ]
+    mapped = [any(low <= p.data_ptr() < high for low, high in ranges) for p in found.parameters()]
+    assert ranges and sum(mapped) > 0.9 * len(mapped)

@@ -9,8 +9,9 @@ import torch
 
 from spaces.config import TrialConfig
 from trainables import probe as probing
+from trainables.kinds import kind
 from trainables.place import Place
-from trainables.probe import kind, probe, remembered
+from trainables.probe import probe, remembered
 
 PLACE = Place()
 

@@ -34,10 +34,16 @@ class Part:
 
     at: Tensor | None = None
     """int64 [N], where a row's image is in `pixels`; None: in the same place."""
+    file: str = ""
+    """Names what is in `pixels`, where that isn't `key`."""
+
+    def places(self, rows: Tensor) -> Tensor:
+        """Where the images of rows [B] are in `pixels`."""
+        return rows if self.at is None else self.at[rows]
 
     def images(self, rows: Tensor) -> Tensor:
         """uint8 [B, C, H, W] of rows [B]."""
-        return self.pixels[rows if self.at is None else self.at[rows]]
+        return self.pixels[self.places(rows)]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -123,7 +129,8 @@ def pixel_spec(dataset: DatasetConfig, resolution: Resolution) -> PixelSpec:
 def rows_of(manifest: Manifest, pixels: Pixels, rows: np.ndarray) -> Part:
     """Some rows [M] int64 of a manifest whose pixels are open: no file of their own."""
     whole, at = part(manifest, pixels), torch.from_numpy(rows)
-    return Part(whole.pixels, whole.labels[at], units_of(manifest.take(rows)), digest([pixels.key, rows.tolist()]), at)
+    key = digest([pixels.key, rows.tolist()])
+    return Part(whole.pixels, whole.labels[at], units_of(manifest.take(rows)), key, at, pixels.key)
 
 
 def part(manifest: Manifest, pixels: Pixels) -> Part:

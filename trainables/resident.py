@@ -1,0 +1,104 @@
+"""Tensors that stay on an accelerator from trial to trial, as far as they fit: pixels, and what frozen blocks gave."""
+
+from __future__ import annotations
+
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+SHARE = 0.5  # of the memory that nothing else uses; the rest is for training
+
+
+def unused_memory(device: torch.device) -> int:
+    """Bytes of an accelerator that this process can still take."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+class Resident:
+    """Copies of tensors on an accelerator, by key. Those not wanted for longest make room."""
+
+    def __init__(self, unused: Callable[[torch.device], int] = unused_memory, share: float = SHARE) -> None:
+        self.unused, self.share = unused, share
+        self.held: OrderedDict[tuple[str, torch.device], Tensor] = OrderedDict()
+
+    def copy_of(self, key: str, host: Tensor, device: torch.device) -> Tensor | None:
+        """The tensor on a device; None where it doesn't fit beside training, so that it is to be read from the host.
+
+        Args:
+            key: names the content: the same key never stands for other numbers.
+        """
+        name = (key, device)
+        if name in self.held:
+            self.held.move_to_end(name)
+            return self.held[name]
+        taken = sum(tensor.nbytes for tensor in self.held.values())
+        room = int(self.share * (self.unused(device) + taken))
+        if host.nbytes > room:
+            return None
+        while taken + host.nbytes > room:
+            _, oldest = self.held.popitem(last=False)
+            taken -= oldest.nbytes
+        with torch.inference_mode(False):  # training may use what an evaluation asked for first
+            self.held[name] = host.to(device, copy=True)
+        return self.held[name]
+
+    def make_way(self) -> bool:
+        """Gives everything up, and takes less from now on: training needs the room. Whether there was anything."""
+        if not self.held:
+            return False
+        self.held.clear()
+        self.share /= 4
+        return True
+
+
+RESIDENT = Resident()
+"""This process's own."""
+
+
+def resident_of(device: torch.device) -> Resident | None:
+    """None for the CPU, whose memory is where the mapped files are."""
+    return None if device.type == "cpu" else RESIDENT
+
+
+class Rows:
+    """Rows of a tensor on the host, given on a device: out of a copy there, or gathered first and sent.
+
+    Args:
+        host: [N, ...], mapped from disk as a rule.
+        key: names its content.
+        resident: where a copy may lie.
+    """
+
+    def __init__(self, host: Tensor, key: str, device: torch.device, resident: Resident | None) -> None:
+        self.host, self.device = host, device
+        copy = resident.copy_of(key, host, device) if resident else None
+        # Weak, so that the copy can be given up in the middle of a trial.
+        self._copy: Callable[[], Tensor | None] = (lambda: None) if copy is None else weakref.ref(copy)
+
+    def gather(self, rows: Tensor) -> Tensor | None:
+        """The host's share of `give`, which any thread may do beforehand; None where there is nothing to do."""
+        if self._copy() is not None:
+            return None
+        pinned = self.device.type == "cuda"
+        shape = (len(rows), *self.host.shape[1:])
+        gathered = torch.empty(shape, dtype=self.host.dtype, pin_memory=pinned)
+        return torch.index_select(self.host, 0, rows, out=gathered)
+
+    def give(self, rows: Tensor, gathered: Tensor | None) -> Tensor:
+        """Rows [B] int64 (on the host) on the device. Nothing waits for the device."""
+        if gathered is None:
+            copy = self._copy()
+            if copy is not None:
+                return copy[rows.to(self.device, non_blocking=True)]
+            gathered = self.gather(rows)
+            assert gathered is not None
+        return gathered.to(self.device, non_blocking=True)
+
+    def all(self) -> Tensor:
+        """The copy on the device, or, where there is none, the tensor on the host."""
+        copy = self._copy()
+        return self.host if copy is None else copy
