@@ -35,26 +35,38 @@ def connect(ray: Any, address: str | None) -> None:
     """A cluster at an address, or a new one on this machine, open to this machine only.
 
     Raises:
-        Mistake: the cluster can't be connected to, which a wrong token is a cause of.
+        Mistake: the cluster can't be connected to, which a wrong token is a cause of; or this machine is too busy for a
+            new one to come up in the 30 s that Ray gives it.
     """
+    if address is None:
+        _start_here(ray)
+        return
+    packages = [str(Path(__file__).parents[1] / name) for name in PACKAGES]
     try:
-        if address is None:
-            with _on_loopback():
-                ray.init(
-                    address="local",  # never a cluster that happens to run here
-                    num_cpus=len(os.sched_getaffinity(0)),
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    object_store_memory=128 * 2**20,
-                    _temp_dir=os.environ.get("RAY_TMPDIR"),
-                )
-        else:
-            packages = [str(Path(__file__).parents[1] / name) for name in PACKAGES]
-            ray.init(address=address, log_to_driver=False, runtime_env={"py_modules": packages})
+        ray.init(address=address, log_to_driver=False, runtime_env={"py_modules": packages})
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        if address is None:
-            raise
         raise _not_connected(address, first_line(error)) from None
+
+
+def _start_here(ray: Any) -> None:
+    try:
+        with _on_loopback():
+            ray.init(
+                address="local",  # never a cluster that happens to run here
+                num_cpus=len(os.sched_getaffinity(0)),
+                include_dashboard=False,
+                log_to_driver=False,
+                object_store_memory=128 * 2**20,
+                _temp_dir=os.environ.get("RAY_TMPDIR"),
+            )
+    except Exception as error:  # a bare one, with only its words to know it by
+        if "timed out during startup" not in str(error):
+            raise
+        raise Mistake(
+            "Ray didn't come up on this machine within the 30 s that it waits, as happens where too much else runs "
+            f"(load {os.getloadavg()[0]:.0f}, {len(os.sched_getaffinity(0))} CPUs). Nothing is lost: try again later; "
+            "a search that has begun goes on with medtune resume."
+        ) from None
 
 
 @contextmanager

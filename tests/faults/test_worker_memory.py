@@ -54,7 +54,7 @@ def of_device(job: dict[str, Any]) -> Told:
 @pytest.mark.parametrize(
     ("forced", "whose", "large"),
     [
-        (of_host, "this machine's memory: can't allocate memory", {"trained_blocks": "all", "resolution": (112, 112)}),
+        (of_host, "this machine's memory: can't allocate memory", {"trained_blocks": "all", "resolution": (224, 224)}),
         (of_device, "the accelerator's memory: CUDA out of memory. Tried to allocate 2.00 GiB.", {}),
     ],
 )

@@ -259,3 +259,14 @@ def test_trials_lie_on_one_node_each() -> None:
     with pytest.raises(Mistake, match="no node has them") as caught:
         trials_at_once(wanted({"cpus": 5}), [two, four])
     assert "one: 2 CPUs" in str(caught.value) and "resources.concurrent" in str(caught.value)
+
+
+def test_a_machine_too_busy_for_ray_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def busy(**_: Any) -> None:
+        raise Exception("The current node timed out during startup. This could happen because ...")
+
+    monkeypatch.setattr(ray, "init", busy)
+    with pytest.raises(Mistake, match="Ray didn't come up .* medtune resume"):
+        connect(ray, None)

@@ -93,6 +93,7 @@ def test_stopped_by_ctrl_c(settings: Path, tmp_path: Path, killable: Any) -> Non
     assert states == {"running": 1}
 
 
+@pytest.mark.slow
 def test_a_continued_trial_equals_an_undisturbed_one(settings: Path, tmp_path: Path, killable: Any) -> None:
     """The same configurations, once undisturbed and once killed: the same values to the last bit."""
     fixed = ["--set", "mlflow=off", "--set", "stopping.rule=off", "--set", "budget.trials=2", "--set", "sampler=random"]

@@ -215,6 +215,7 @@ def test_the_report(finished: Path, final: Path, tmp_path: Path) -> None:
     assert "digits" in page and "RANDOM" in page.upper()
 
 
+@pytest.mark.slow
 def test_more_trials_for_a_finished_search(finished: Path, settings: Path, tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "digits"
     succeed(
@@ -234,9 +235,10 @@ def test_more_trials_for_a_finished_search(finished: Path, settings: Path, tmp_p
     assert len(SearchFolder(folder).study().trials) == 3
 
 
+@pytest.mark.slow
 def test_a_time_limit_leaves_trials_resumable(settings: Path, tmp_path: Path) -> None:
     output = succeed(
-        "search", settings, "--set", "budget={trials: 500, epochs: 5000, hours: 0.008}", "--set", "mlflow=off",
+        "search", settings, "--set", "budget={trials: 500, epochs: 5000, hours: 0.02}", "--set", "mlflow=off",
         "--set", "space.trained_blocks=all",
     )  # fmt: skip
     assert "go on with: medtune resume" in output
@@ -244,6 +246,7 @@ def test_a_time_limit_leaves_trials_resumable(settings: Path, tmp_path: Path) ->
     assert states.get("running", 0) >= 1 and not states.get("failed")
 
 
+@pytest.mark.slow
 def test_trials_that_diverge_fail_with_their_cause(settings: Path, tmp_path: Path) -> None:
     wild = ("--set", "space.head_lr=1.0e+20", "--set", "space.warmup=0.0", "--set", "budget={trials: 3, epochs: 2}")
     done = medtune("search", settings, *wild, "--set", "mlflow=off", "--set", "resources.concurrent=1")
