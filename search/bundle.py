@@ -87,6 +87,7 @@ def portable(config: SearchConfig) -> SearchConfig:
             "weights": weights,
             "storage": "runs",
             "cache": None,
+            "checkpoints": None,
             "study": None,
             "mlflow": config.mlflow if config.mlflow in ("local", "off") else "local",
             "tags": (),

@@ -6,9 +6,10 @@ import hashlib
 import os
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from spaces.mistakes import Mistake
 
 PACKAGES = ("spaces", "trainables", "search")
 """What workers run, shipped with every connection; never data, nor what else lies beside these folders."""
+LOOK = 5.0  # seconds between two looks at which nodes are there
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Node:
     """Its address, with the name it was started under where it has one."""
     cpus: int
     accelerators: float
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 def connect(ray: Any, address: str | None) -> None:
@@ -81,6 +84,19 @@ def _on_loopback() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def check_labels(wanted: ResourcesConfig, address: str | None) -> None:
+    """That nodes aren't to be chosen where there is no cluster.
+
+    Raises:
+        Mistake: they are.
+    """
+    if address is None and wanted.labels:
+        raise Mistake(
+            "resources.labels: they choose among a cluster's nodes; give its --address, or leave them out on one "
+            "machine (--set resources.labels={})."
+        )
 
 
 def check_address(address: str, seconds: float = 5) -> None:
@@ -161,16 +177,51 @@ def _node(told: dict[str, Any]) -> Node:
         f"{name} ({address})" if name not in ("", address) else address,
         int(has.get("CPU", 0)),
         has.get("GPU", 0),
+        told.get("Labels") or {},
     )
 
 
+def wanted_of(wanted: ResourcesConfig, there: Sequence[Node]) -> list[Node]:
+    """The nodes that trials may run on, by their labels."""
+    return [node for node in there if all(chosen(node.labels.get(k), how) for k, how in wanted.labels.items())]
+
+
+def chosen(value: str | None, selector: str) -> bool:
+    """Whether a label's value (None: the node hasn't it) is chosen, as Ray understands `a`, `!a`, `in(a,b)` and
+    `!in(a,b)`."""
+    named = selector.removeprefix("!")
+    values = named[3:-1].replace(" ", "").split(",") if named.startswith("in(") else [named]
+    return (value in values) != selector.startswith("!")
+
+
 def fitting(wanted: ResourcesConfig, node: Node) -> int:
-    """How many workers a node has room for; a worker lies on one node."""
+    """How many workers a node has room for; a worker lies on one node. 0 where its labels aren't those asked for."""
+    if not wanted_of(wanted, [node]):
+        return 0
     fit = node.cpus // wanted.cpus
     if wanted.accelerators:
         each = int(1 // wanted.accelerators)  # workers that share an accelerator; a worker takes one at most
         fit = min(fit, int(node.accelerators) * each)
     return fit
+
+
+def room(wanted: ResourcesConfig, there: Sequence[Node]) -> int:
+    """How many trials fit on the nodes that are there."""
+    return sum(fitting(wanted, node) for node in there) // wanted.workers
+
+
+class Room:
+    """How many trials may be under way: the number that was asked for, or what fits on the nodes that are there now."""
+
+    def __init__(self, ray: Any, wanted: ResourcesConfig, at_first: int) -> None:
+        self.ray, self.wanted, self.fit = ray, wanted, at_first
+        self.looked = time.monotonic()
+
+    def __call__(self) -> int:
+        if self.wanted.concurrent == "auto" and time.monotonic() - self.looked >= LOOK:
+            self.looked = time.monotonic()
+            self.fit = max(1, room(self.wanted, nodes(self.ray)))  # where all have gone, one waits for the next
+        return self.fit
 
 
 def trials_at_once(wanted: ResourcesConfig, there: Sequence[Node]) -> tuple[int, list[str]]:
@@ -181,8 +232,10 @@ def trials_at_once(wanted: ResourcesConfig, there: Sequence[Node]) -> tuple[int,
     Raises:
         Mistake: as many as fit are asked for, and none does.
     """
-    fit = sum(fitting(wanted, node) for node in there) // wanted.workers
+    fit = room(wanted, there)
     a_trial = f"{wanted.cpus} CPUs and {wanted.accelerators:g} accelerators"
+    if wanted.labels:
+        a_trial += f" where {', '.join(f'{label} is {value}' for label, value in wanted.labels.items())}"
     if wanted.workers > 1:
         a_trial = f"{wanted.workers} times {a_trial}"
     if wanted.concurrent == "auto":

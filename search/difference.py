@@ -14,7 +14,7 @@ from search.identity import flatten
 from search.record import State, best
 from spaces.library import assemble
 
-LEFT_OUT = {"name", "storage", "cache"}  # differ in any two searches, and say nothing
+LEFT_OUT = {"name", "storage", "cache", "checkpoints"}  # differ in any two searches, and say nothing
 
 
 @dataclass(frozen=True)

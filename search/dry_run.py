@@ -20,7 +20,8 @@ def dry_run(planned: Plan, count: int) -> list[Trial]:
     config = planned.config
     study = Study.create(optuna.storages.InMemoryStorage(), config.name, planned.direction, {})
     sampler = sampler_of(config, planned.space, planned.direction, [])
-    driver = Driver(config, planned.direction, study, sampler, planned.first, _numbers, group=group_size(planned))
+    group = group_size(planned, planned.concurrent)
+    driver = Driver(config, planned.direction, study, sampler, planned.first, _numbers, group=group)
     while len(study.trials) < count and driver.next_job() is not None:
         pass
     return study.trials[:count]

@@ -153,6 +153,7 @@ def train(
                 fit=fit,
                 threads=export.resources.cpus,
                 accelerators=export.resources.accelerators,
+                shard=export.resources.shard,
             )
             done += 1
             result = final_run.finished(order)

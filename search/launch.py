@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from search import folder as folders
-from search.cluster import check_address, check_cluster
+from search.cluster import Room, check_address, check_cluster, check_labels
 from search.cluster import connect as connect
 from search.console import Console, View, chatter_to
 from search.folder import SETTINGS, SearchFolder
 from search.identity import MAY_CHANGE, identity, meaning, refuse_changes, settings_differences
 from search.plan import Plan, plan
-from search.preflight import preflight
+from search.preflight import GIB, preflight
 from search.record import Trial
 from search.sampler import Comparing, Sampler, sampler_of
 from search.settings import load
@@ -31,13 +31,14 @@ from spaces.library import trial_config
 from spaces.mistakes import Mistake
 from spaces.strict import digest
 from trainables.files import write_json
-from trainables.prefix import activation_budget
+from trainables.object_store import below
 
 RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours ends Tune through its own SIGUSR1
     "TUNE_GLOBAL_CHECKPOINT_S": "100000000",  # the record is ours; Tune's snapshot isn't needed
+    "TUNE_MAX_PENDING_TRIALS_PG": "100000",  # a cluster that grows sees all that wait; the searcher holds back
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -77,7 +78,7 @@ def search(
         Interrupted: by Ctrl-C.
     """
     console = console or Console.silent()
-    _check(address)
+    _check(config.resources, address)
     with console.working("looking at the data") as progress:
         planned = plan(config, base, cluster=address is not None, progress=progress)
     return start(planned, address=address, console=console, make_sampler=make_sampler)
@@ -123,15 +124,16 @@ def resume(
             f"--set: a resume may change {', '.join(sorted(MAY_CHANGE))}.",
         )
     console = console or Console.silent()
-    _check(address)
+    _check(config.resources, address)
     with console.working("looking at the data") as progress:
         planned = plan(config, found.path, cluster=address is not None, going_on=True, progress=progress)
     _run(found, planned, address, console, accept_code=accept_code, keep=bool(changes))
     return found
 
 
-def _check(address: str | None) -> None:
-    """That there is a cluster at an address, where one is given."""
+def _check(wanted: ResourcesConfig, address: str | None) -> None:
+    """That there is a cluster at an address, where one is given; that nodes aren't chosen where none is."""
+    check_labels(wanted, address)
     if address is None:
         return
     check_address(address)
@@ -197,7 +199,7 @@ def _run(
                 study.identity["first"],
                 _orders(found, planned),
                 partial(halt, found.path),
-                group_size(planned),
+                group_size(planned, planned.concurrent),
                 found.path,
             )
             with View(driver, console):
@@ -231,13 +233,14 @@ def _drive(driver: Any, found: SearchFolder, planned: Plan, address: str | None,
             with console.working("looking at the cluster's nodes"):
                 concurrent, notices = preflight(ray, planned, found.path)
             console.print(*notices)
+            driver.group = group_size(planned, concurrent)
+        at_once = Room(ray, resources, concurrent) if address is not None else lambda: concurrent
         tuner = tune.Tuner(
             _trainable(tune, resources),
             tune_config=tune.TuneConfig(
-                search_alg=RecordSearcher(driver),
+                search_alg=RecordSearcher(driver, at_once),
                 scheduler=RecordScheduler(driver),
                 num_samples=-1,
-                max_concurrent_trials=concurrent,
                 reuse_actors=True,
                 trial_name_creator=lambda trial: trial.config["job"],
                 trial_dirname_creator=lambda trial: trial.config["job"],
@@ -262,9 +265,12 @@ def _trainable(tune: Any, resources: ResourcesConfig) -> Any:
     empty request), since Ray Train asks for what they need."""
     from trainables.job import run_job, run_job_in_group
 
+    run, held = run_job, {"CPU": resources.cpus, "GPU": resources.accelerators}
     if resources.workers > 1:
-        return tune.with_resources(run_job_in_group, {"cpu": 0, "memory": 1})
-    return tune.with_resources(run_job, {"cpu": resources.cpus, "gpu": resources.accelerators})
+        run, held = run_job_in_group, {"memory": 1}
+    on_nodes = {"bundle_label_selector": [resources.labels]} if resources.labels else {}
+    held = {name: count for name, count in held.items() if count}
+    return tune.with_resources(run, tune.PlacementGroupFactory([held], **on_nodes))
 
 
 @contextmanager
@@ -284,8 +290,11 @@ def _experiment(found: SearchFolder) -> str:
     return f"tune-{digest(str(found.path))[:12]}"
 
 
-def group_size(planned: Plan) -> int:
+def group_size(planned: Plan, at_once: int) -> int:
     """How many head-only trials one job takes: not so many that the sampler learns nothing or that actors stand idle.
+
+    Args:
+        at_once: jobs that run at once.
 
     One where deeper training is searched too: companions would take trials of the budget from it.
     """
@@ -295,14 +304,16 @@ def group_size(planned: Plan) -> int:
         return 1
     if len(planned.prepared.folds) > 1 or set(planned.space.offered("trained_blocks")) != {0}:
         return 1
-    return max(1, min(LARGEST_GROUP, planned.config.budget.trials // (2 * max(1, planned.concurrent))))
+    return max(1, min(LARGEST_GROUP, planned.config.budget.trials // (2 * max(1, at_once))))
 
 
 def _orders(found: SearchFolder, planned: Plan) -> Any:
     """What is sent to an actor for the trials of a job."""
     config = planned.config
     assert config.metric is not None and config.dataset.policy is not None  # resolved by the plan
-    activations = activation_budget(planned.cache, config.activations)
+    own = f"{config.name}-{digest(str(found.path))[:8]}"  # searches of one name in two storages may share an address
+    checkpoints = below(config.checkpoints, own) if config.checkpoints else None
+    activations = None if isinstance(config.activations, str) else int(config.activations * GIB)
 
     def order(trials: list[Trial]) -> dict[str, Any]:
         return {
@@ -323,10 +334,13 @@ def _orders(found: SearchFolder, planned: Plan) -> Any:
             "search": str(found.path),
             "dataset": config.dataset.plain(),
             "cache": str(planned.cache),
+            "checkpoints": checkpoints,
             "activations": activations,
             "threads": config.resources.cpus,
             "accelerators": config.resources.accelerators,
             "workers": config.resources.workers,
+            "shard": config.resources.shard,
+            "labels": config.resources.labels,
             "hang": config.resources.hang * 60,
         }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +28,10 @@ from trainables.data.order import global_batches
 from trainables.data.parts import Progress, pixel_spec
 from trainables.data.pixels import PixelSpec, open_many
 from trainables.data.prepared import Prepared, prepare_for_audit
+from trainables.object_store import ObjectFolder
 
 T = TypeVar("T")
+ANSWER = 30.0  # seconds that an object store is given
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,7 @@ def plan(
     space = attempt(lambda: assemble(config))
     attempt(lambda: check_weights(config))
     attempt(lambda: check_storage(Path(config.storage)))
+    attempt(lambda: check_checkpoints(config.checkpoints))
     named = config.dataset.policy
     attempt(lambda: policy(named, config.dataset.augmentation) if named else None)
     concurrent = (
@@ -306,6 +310,25 @@ def check_storage(storage: Path) -> None:
         for folder in missing:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
+
+
+def check_checkpoints(address: str | None) -> None:
+    """That an object store for checkpoints can be written to and read from.
+
+    Raises:
+        Mistake: it can't, within `ANSWER` seconds.
+    """
+    if address is None:
+        return
+    found = [f"no answer within {ANSWER:g} s"]
+    asking = threading.Thread(target=lambda: found.append(ObjectFolder(address).refused()), daemon=True)
+    asking.start()
+    asking.join(ANSWER)
+    if found[-1]:
+        raise Mistake(
+            f"checkpoints: nothing can be kept at {address} ({found[-1]}); correct the address, or this machine's "
+            "rights there (environment, role), or leave it out: they then lie in the storage."
+        )
 
 
 def this_machine_has(wanted: ResourcesConfig) -> tuple[int, int]:

@@ -19,9 +19,9 @@ from collections.abc import Callable
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, get_args
 
-from search.cluster import PACKAGES, Node, first_line, nodes, trials_at_once
+from search.cluster import PACKAGES, Node, first_line, nodes, trials_at_once, wanted_of
 from search.shadowing import finder, shadowed
 from spaces.mistakes import Mistake
 from trainables.files import write_text
@@ -35,6 +35,7 @@ PATIENCE = 120.0  # seconds for all nodes to answer; a node's first task unpacks
 LAG = 10.0  # seconds that network file systems may take to show a new file elsewhere
 GIB = 2**30
 T = TypeVar("T")
+Field = Literal["storage", "dataset", "cache", "checkpoints"]
 
 
 class Question(TypedDict):
@@ -54,6 +55,8 @@ class Question(TypedDict):
     """Bytes of each file of pixels that trials map, by its path in the cache."""
     activations: int
     """Bytes that were asked for by number; 0 where a share of what is free is taken."""
+    checkpoints: str
+    """Address in an object store; empty where checkpoints lie in the storage."""
     kept: str
     """Folder of kept activations in the cache."""
     accelerators: bool
@@ -73,12 +76,13 @@ class Seen(Packages):
     storage: str
     dataset: str
     cache: str
+    checkpoints: str
     accelerators: int
     """That torch sees; 0 where none are asked for."""
 
 
 def preflight(ray: Any, plan: Plan, folder: Path) -> tuple[int, list[str]]:
-    """Looks at every node of the cluster that is connected to.
+    """Looks at every node of the cluster that is connected to and that trials may run on.
 
     Args:
         folder: the search's own.
@@ -89,7 +93,7 @@ def preflight(ray: Any, plan: Plan, folder: Path) -> tuple[int, list[str]]:
     Raises:
         Mistake: everything that is wrong, and where.
     """
-    there = nodes(ray)
+    there = nodes(ray)  # of a mixed cluster, nodes that trials never run on may be as they like
     problems: list[str] = []
     at_once = 0
     notices: list[str] = []
@@ -97,6 +101,7 @@ def preflight(ray: Any, plan: Plan, folder: Path) -> tuple[int, list[str]]:
         at_once, notices = trials_at_once(plan.config.resources, there)
     except Mistake as mistake:
         problems += mistake.sentences
+    there = wanted_of(plan.config.resources, there)
     marks = folder / f".preflight-{secrets.token_hex(6)}"
     asked = question(plan, folder, marks)
     write_text(marks / "driver", "driver")
@@ -146,6 +151,7 @@ def question(plan: Plan, folder: Path, marks: Path) -> Question:
         "cache": str(plan.cache),
         "pixels": pixel_files(plan),
         "activations": 0 if isinstance(config.activations, str) else int(config.activations * GIB),
+        "checkpoints": config.checkpoints or "",
         "kept": FOLDER,
         "accelerators": config.resources.accelerators > 0,
     }
@@ -172,6 +178,7 @@ def look(asked: Question) -> Seen:
         "storage": _storage(asked),
         "dataset": _dataset(asked),
         "cache": _cache(asked),
+        "checkpoints": _checkpoints(asked),
         "accelerators": _accelerators() if asked["accelerators"] else 0,
     }
 
@@ -227,15 +234,32 @@ def _cache(asked: Question) -> str:
     there = next(folder for folder in (cache, *cache.parents) if folder.exists())
     if not os.access(there, os.W_OK | os.X_OK):
         return f"can't write to the cache {cache}; name another folder (cache)"
+    from trainables.data.stored import unwanted
+
     kept = sum(file.stat().st_size for file in (cache / asked["kept"]).glob("*/array"))
     pixels = sum(size for path, size in asked["pixels"].items() if not (cache / path).exists())
-    needed, free = pixels + max(0, asked["activations"] - kept), shutil.disk_usage(there).free
+    old = [folder for folder in unwanted(cache / "pixels") if f"pixels/{folder.name}" not in asked["pixels"]]
+    unneeded = sum(map(_bytes, old))  # makes room where it has to
+    needed, free = pixels + max(0, asked["activations"] - kept), shutil.disk_usage(there).free + unneeded
     if needed > free:
         return (
             f"has {free / GIB:.1f} GiB free in {there}, but {needed / GIB:.1f} GiB are needed ({pixels / GIB:.1f} for "
             "decoded images, the rest for activations); free space, lower activations, or name another folder (cache)"
         )
     return ""
+
+
+def _checkpoints(asked: Question) -> str:
+    """Whether the object store can be written to and read from."""
+    from trainables.object_store import ObjectFolder
+
+    address = asked["checkpoints"]
+    refused = ObjectFolder(address).refused() if address else ""
+    return f"can't keep anything at {address} ({refused}); let it, by its role or environment" if refused else ""
+
+
+def _bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())
 
 
 def _accelerators() -> int:
@@ -280,7 +304,7 @@ def told(node: Node, seen: Seen, mine: Packages, accelerators: bool) -> list[str
         problems.append(
             f"cluster: {node.name} has {', '.join(differing)}; install what this process has (requirements.lock)."
         )
-    fields: tuple[Literal["storage", "dataset", "cache"], ...] = ("storage", "dataset", "cache")
+    fields: tuple[Field, ...] = get_args(Field)
     problems += [f"{field}: {node.name} {seen[field]}." for field in fields if seen[field]]
     if accelerators and seen["accelerators"] < node.accelerators:
         problems.append(

@@ -19,9 +19,10 @@ from search.record import Trial, ranked
 from search.study import only_writer
 from spaces.config import Direction
 from spaces.mistakes import Mistake
-from trainables.trials import trial_folder
+from trainables.object_store import linked
+from trainables.trials import CHECKPOINTS, trial_folder
 
-CHECKPOINTS, JOBS = "checkpoints", "jobs"
+JOBS = "jobs"
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,9 @@ class Pruned:
     """What was freed, or would be."""
 
     folders: tuple[Path, ...]
-    """Of checkpoints."""
+    """Of checkpoints, or files that link to where they lie."""
     freed: int
-    """Bytes on disk."""
+    """Bytes."""
     kept: dict[int, str]
     """Trials whose checkpoints stay, and why."""
 
@@ -51,9 +52,9 @@ def prune(found: SearchFolder, *, top: int, dry_run: bool = False) -> Pruned:
         study = found.study()
         kept = _kept(found, study.trials, study.identity["direction"], top)
         folders = [*_of_trials(found.path, study.trials, kept), *_of_jobs(found.path, study.trials, kept)]
-        freed = sum(usage(folder)[0] for folder in folders)
+        freed = sum(_size(folder) for folder in folders)
         for folder in () if dry_run else folders:
-            shutil.rmtree(folder)
+            _remove(folder)
     return Pruned(tuple(folders), freed, kept)
 
 
@@ -75,12 +76,27 @@ def _of_trials(search: Path, trials: Sequence[Trial], kept: Container[int]) -> I
     for trial in trials:
         folder = trial_folder(search, trial.number)
         if trial.number not in kept:
-            yield from (p for p in (folder / CHECKPOINTS, *sorted(folder.glob(f"fold-*/{CHECKPOINTS}"))) if p.is_dir())
+            yield from (p for p in (folder / CHECKPOINTS, *sorted(folder.glob(f"fold-*/{CHECKPOINTS}"))) if p.exists())
+
+
+def _size(folder: Path) -> int:
+    store = linked(folder)
+    return usage(folder)[0] if store is None else store.size()
+
+
+def _remove(folder: Path) -> None:
+    """Checkpoints that lie here, or what lies where they are linked to and then the link."""
+    store = linked(folder)
+    if store is None:
+        shutil.rmtree(folder)
+    else:
+        store.empty()
+        folder.unlink()
 
 
 def _of_jobs(search: Path, trials: Sequence[Trial], kept: Container[int]) -> Iterator[Path]:
     """Checkpoints of trials that shared a pass: kept where one of them is."""
     for job in dict.fromkeys(trial.job for trial in trials):
         folder = search / JOBS / job / CHECKPOINTS
-        if folder.is_dir() and not any(trial.number in kept for trial in trials if trial.job == job):
+        if folder.exists() and not any(trial.number in kept for trial in trials if trial.job == job):
             yield folder

@@ -282,6 +282,7 @@ def shown_settings(config: SearchConfig) -> dict[str, Any]:
         plain["weights"] if isinstance(plain["weights"], dict) else dict.fromkeys(config.backbones, plain["weights"])
     )
     plain["weights"] = {name: own if own in ("pretrained", "random") else "a file" for name, own in weights.items()}
+    plain["checkpoints"] = "an object store" if plain["checkpoints"] else "the search's folder"
     plain["study"] = "a database" if plain["study"] else "a journal in the search's folder"
     plain["mlflow"] = plain["mlflow"] if plain["mlflow"] in ("local", "off") else "a tracking server"
     return _without_paths(plain)

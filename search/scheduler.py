@@ -24,6 +24,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from search.cancellation import CAUSE, answered, asked
+from search.plateau import since_better
 from search.record import Epoch, State, Trial
 from search.rungs import Rungs
 from search.sampler import Comparing, Exhausted, Sampler, of_trials
@@ -138,7 +139,7 @@ class Driver:
             if left:
                 return self.order(left)
         number = len(self.study.trials)
-        if number >= self.config.budget.trials:
+        if number >= self.config.budget.trials or self._on_a_plateau():
             return None
         found = self._next_compared(number) if isinstance(self.sampler, Comparing) else self._next_free(number)
         if found is None:
@@ -164,6 +165,18 @@ class Driver:
             return False
         self.notice = (
             f"all of the first {len(ended)} trials failed for one reason, so no more were started: {ended[0].cause}"
+        )
+        return True
+
+    def _on_a_plateau(self) -> bool:
+        """Whether so many trials in a row brought nothing better that no more are wanted."""
+        wanted, margin = self.config.budget.plateau, self.config.comparison.margin or 0.0
+        if wanted is None or (since := since_better(self.study.trials, self.direction, margin)) < wanted:
+            return False
+        by = f" by more than {margin:g}" if margin else ""
+        self.notice = (
+            f"none of the last {since} trials was better{by} than what was there before (budget.plateau: {wanted}), so "
+            f"no more were started; a resume with --set budget.plateau=null goes on"
         )
         return True
 
@@ -330,19 +343,30 @@ class RecordScheduler(FIFOScheduler):
 
 
 class RecordSearcher(Searcher):
-    """Gives Tune the next job. Results go to the scheduler."""
+    """Gives Tune the next job, while there is room for one. Results go to the scheduler."""
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, at_once: Callable[[], int]) -> None:
+        """
+        Args:
+            at_once: jobs that may be under way now. On a cluster that grows or shrinks it changes.
+        """
         super().__init__()
-        self.driver = driver
+        self.driver, self.at_once = driver, at_once
+        self.under_way: set[str] = set()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a string
+        if len(self.under_way) >= self.at_once():
+            return None  # Tune asks again
         started = time.perf_counter()
         job = self.driver.next_job()
         self.driver.seconds += time.perf_counter() - started
-        return Searcher.FINISHED if job is None else job
+        if job is None:
+            return Searcher.FINISHED
+        self.under_way.add(trial_id)
+        return job
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None: ...
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        self.under_way.discard(trial_id)
 
     def save(self, checkpoint_path: str) -> None: ...
 

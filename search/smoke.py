@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from search.cluster import check_labels
 from search.console import Console
 from search.dry_run import dry_run, line
 from search.folder import SearchFolder
@@ -42,6 +43,7 @@ def smoke(config: SearchConfig, base: Path, *, address: str | None, console: Con
         Interrupted: by Ctrl-C.
     """
     started = time.monotonic()
+    check_labels(config.resources, address)
     with console.working("looking at the data"):
         whole = plan(config, base, cluster=address is not None, decoded=False)
     storage = Path(whole.config.storage)
@@ -73,6 +75,7 @@ def _small(whole: Plan, folder: Path) -> Plan:
     changed = {
         "storage": str(folder),
         "cache": None,
+        "checkpoints": None,
         "study": None,
         "mlflow": "off",  # mirrored at the end, into this folder
         "budget": budget,

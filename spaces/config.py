@@ -13,6 +13,8 @@ from pydantic import Field, field_validator, model_validator
 
 from spaces.strict import Strict
 
+LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_./-]{0,251}[A-Za-z0-9])?")
+SELECTOR = re.compile(r"!?[\w.-]+|!?in\([\w.-]+(, ?[\w.-]+)*\)")
 FORMAT = 1  # of the record, checkpoints and exports; raised when an older reader would misread them
 
 METRICS = {
@@ -102,6 +104,9 @@ class BudgetConfig(Strict):
     device_hours: float | None = Field(default=None, gt=0)
     """Hours that all trials together may spend in epochs, times the accelerators of a trial (CPUs where it has none),
     over all launches; running trials are then left resumable."""
+    plateau: int | None = Field(default=None, ge=1)
+    """No more trials are started once this many have ended in a row of which none was better than all before them, by
+    more than `comparison.margin` where that is set. Running ones go on."""
 
 
 class StoppingConfig(Strict):
@@ -131,11 +136,31 @@ class ResourcesConfig(Strict):
     """CPUs a worker."""
     accelerators: float = Field(default=0, ge=0, le=1)
     """Accelerators a worker, at most one; a fraction shares it."""
+    labels: dict[str, str] = {}
+    """Of the nodes that trials may run on, where a cluster is a mixed one: as nodes were started with (`ray start
+    --labels`) or as Ray gives them (ray.io/accelerator-type). A value may be `a`, `!a`, `in(a,b)` or `!in(a,b)`."""
+    shard: bool = False
+    """Whether the workers of a trial share out the blocks' weights, gradients and moments (FSDP2) instead of each
+    holding all: slower, for models that don't fit one accelerator. Nothing is kept of what frozen blocks compute."""
     concurrent: int | Literal["auto"] = "auto"
     """Trials at once; `auto`: as many as fit."""
     hang: float = Field(default=30, gt=0)
     """Minutes without a step, an evaluated batch or a decoded image after which a trial's process counts as hanging:
     it is ended, with the stacks of its threads in the trial's folder, and tried again once."""
+
+    @field_validator("labels")
+    @classmethod
+    def _selectors(cls, value: dict[str, str]) -> dict[str, str]:
+        for label, selector in value.items():
+            if not LABEL.fullmatch(label) or not SELECTOR.fullmatch(selector):
+                raise ValueError(f'should be labels like kind: a, !a, in(a,b) or !in(a,b), found "{label}: {selector}"')
+        return value
+
+    @model_validator(mode="after")
+    def _shared_out_among_several(self) -> ResourcesConfig:
+        if self.shard and self.workers == 1:
+            raise ValueError("shard: true shares a trial out among its workers, but workers is 1; ask for more of them")
+        return self
 
     @field_validator("concurrent")
     @classmethod
@@ -175,6 +200,9 @@ class SearchConfig(Strict):
     """Folder that the search's own folder is made in, relative to the working folder or absolute."""
     study: str | None = None
     """Optuna storage URL of the record; a journal file in the search's folder by default."""
+    checkpoints: str | None = None
+    """Address in an object store (`s3://bucket/folder`, `gs://...`; pyarrow's) for the checkpoints of trials, where the
+    storage would be too small or too slow; in the search's folder by default. Credentials are the machine's own."""
     cache: str | None = None
     """Folder of decoded pixels; `<storage>/cache` by default."""
     activations: float | Literal["auto"] = Field(default="auto")
@@ -196,6 +224,13 @@ class SearchConfig(Strict):
     def _not_negative(cls, value: float | str) -> float | str:
         if isinstance(value, float) and value < 0:
             raise ValueError("should be 0 or more, or auto")
+        return value
+
+    @field_validator("checkpoints")
+    @classmethod
+    def _address_without_credentials(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^@\s]+", value):
+            raise ValueError("should be an address like s3://bucket/folder, without credentials")
         return value
 
     @field_validator("name")

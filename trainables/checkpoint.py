@@ -1,8 +1,8 @@
 """A trial's checkpoint: what is trained, the optimizer, the average, the random state, and what was reported.
 
 A folder `epoch-0007` holds `tensors.safetensors` and `state.json`; the JSON carries the tensors' digest. It is written
-whole or not at all. Until a trial's last epoch the two newest are kept: a damaged one is passed over for the one
-before.
+whole or not at all, beside the others or in an object store (`trainables.object_store`). Until a trial's last epoch the
+two newest are kept: a damaged one is passed over for the one before.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import hashlib
 import json
 import logging
 import shutil
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from torch import Tensor
 
 from spaces.config import FORMAT
 from trainables.files import folder_atomic, remove_partial
+from trainables.object_store import linked
+from trainables.sharding import held_like
 
 log = logging.getLogger(__name__)
 TENSORS, STATE = "tensors.safetensors", "state.json"
@@ -51,37 +55,58 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
-    """Writes a checkpoint into `folder`, then removes all but the `keep` newest, and those of later epochs: they can't
-    be used, or the trial had gone on from them. One process writes at a time."""
-    folder.mkdir(parents=True, exist_ok=True)
-    remove_partial(folder, "epoch-*")
-    path = folder / f"epoch-{checkpoint.epoch:04d}"
-    with folder_atomic(path) as temporary:
-        save_file(checkpoint.tensors, temporary / TENSORS)
-        state = {
-            "format": FORMAT,
-            "epoch": checkpoint.epoch,
-            "trial": checkpoint.trial,
-            "tensors": _digest(temporary / TENSORS),
-            "state": checkpoint.state,
-        }
-        state["self"] = _self_digest(state)
-        (temporary / STATE).write_text(json.dumps(state), encoding="utf-8")
-    found = _newest_first(folder)
-    kept = [one for one in found if one.name <= path.name][:keep]
-    for other in found:
-        if other not in kept:
-            shutil.rmtree(other, ignore_errors=True)
-    return path
+    """Writes a checkpoint into `folder`, or where it is linked to, then removes all but the `keep` newest, and those of
+    later epochs: they can't be used, or the trial had gone on from them. One process writes at a time."""
+    name, store = f"epoch-{checkpoint.epoch:04d}", linked(folder)
+    if store is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_partial(folder, "epoch-*")
+        with folder_atomic(folder / name) as temporary:
+            _write(temporary, checkpoint)
+        for other in _superseded([one.name for one in _newest_first(folder)], name, keep):
+            shutil.rmtree(folder / other, ignore_errors=True)
+    else:
+        with tempfile.TemporaryDirectory() as temporary:
+            _write(Path(temporary), checkpoint)
+            store.put(Path(temporary), name, STATE)
+        for other in _superseded(store.names(STATE), name, keep):
+            store.remove(other, STATE)
+    return folder / name
+
+
+def _write(folder: Path, checkpoint: Checkpoint) -> None:
+    save_file(checkpoint.tensors, folder / TENSORS)
+    state = {
+        "format": FORMAT,
+        "epoch": checkpoint.epoch,
+        "trial": checkpoint.trial,
+        "tensors": _digest(folder / TENSORS),
+        "state": checkpoint.state,
+    }
+    state["self"] = _self_digest(state)
+    (folder / STATE).write_text(json.dumps(state), encoding="utf-8")
+
+
+def _superseded(names: Sequence[str], newest: str, keep: int) -> list[str]:
+    """Which of several checkpoints go, now that `newest` is there."""
+    kept = sorted((name for name in names if name <= newest), reverse=True)[:keep]
+    return [name for name in names if name not in kept]
 
 
 def load_newest(folder: Path, trial: str) -> Checkpoint | None:
-    """The newest checkpoint in `folder` that is whole and of this trial; None where there is none."""
-    for path in _newest_first(folder):
+    """The newest checkpoint in `folder`, or where it is linked to, that is whole and of this trial; None where there is
+    none."""
+    store = linked(folder)
+    names = [one.name for one in _newest_first(folder)] if store is None else sorted(store.names(STATE), reverse=True)
+    for name in names:
         try:
-            return load(path, trial)
+            if store is None:
+                return load(folder / name, trial)
+            with tempfile.TemporaryDirectory() as temporary:
+                store.get(name, Path(temporary) / name)
+                return load(Path(temporary) / name, trial)
         except DamagedCheckpoint as damage:
-            log.warning("checkpoint %s is left aside: %s", path.name, damage)
+            log.warning("checkpoint %s is left aside: %s", name, damage)
     return None
 
 
@@ -146,7 +171,9 @@ def set_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, T
             on_device = bool(group.get("fused") or group.get("capturable"))
             if values:
                 optimizer.state[parameter] = {
-                    what: value.clone() if what == "step" and not on_device else value.to(parameter.device, copy=True)
+                    what: value.clone()
+                    if what == "step" and not on_device
+                    else held_like(value.to(parameter.device, copy=True), parameter)
                     for what, value in values.items()
                 }
 

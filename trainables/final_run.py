@@ -41,6 +41,8 @@ class RunOrder:
     fit: Fit
     threads: int
     accelerators: float
+    shard: bool = False
+    """Whether several workers share out the weights (`trainables.sharding`)."""
 
 
 def run_data(order: RunOrder, config: TrialConfig) -> TrialData:
@@ -64,7 +66,7 @@ def run(order: RunOrder, place: Place, report: Callable[[EpochReport], None] = l
         folder.mkdir(parents=True, exist_ok=True)
     place.wait()
     data = run_data(order, config)
-    outcome = fine_tune(config, data, folder, report, place, judged=order.fit == "train")
+    outcome = fine_tune(config, data, folder, report, place, judged=order.fit == "train", shard=order.shard)
     if place.first:
         _write(folder, order, config, data, outcome)
     place.wait()

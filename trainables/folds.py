@@ -43,13 +43,14 @@ def fine_tune_folds(
     place: Place,
     store: ActivationStore | None = None,
     pause: float = 0,
+    shard: bool = False,
 ) -> Valued:
     """Fine-tunes in each fold. Epochs count on from fold to fold: the first of fold f is f * config.epochs + 1.
 
     Args:
         data: training and validation data of a fold.
         folds: 1 is a plain split.
-        pause: as for `fine_tune`.
+        pause, shard: as for `fine_tune`.
         folder: each fold's checkpoints go into a folder of their own in it; those of a plain split into itself.
 
     Raises:
@@ -64,7 +65,8 @@ def fine_tune_folds(
         def tell(epoch: EpochReport, before: int = before) -> bool | None:
             return report(replace(epoch, epoch=epoch.epoch + before))
 
-        outcome = fine_tune(config, of_fold, fold_folder(folder, fold, folds), tell, place, store=store, pause=pause)
+        kept = fold_folder(folder, fold, folds)
+        outcome = fine_tune(config, of_fold, kept, tell, place, store=store, pause=pause, shard=shard)
         assert outcome.value is not None  # it was judged
         units = of_fold.validation.units
         values.append(outcome.value)

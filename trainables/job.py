@@ -49,7 +49,12 @@ def run_job_in_group(order: dict[str, Any]) -> None:
     trainer = TorchTrainer(
         search_worker,
         train_loop_config={"order": order, "messages": messages},
-        scaling_config=ScalingConfig(order["workers"], bool(order["accelerators"]), resources_per_worker=resources),
+        scaling_config=ScalingConfig(
+            num_workers=order["workers"],
+            use_gpu=bool(order["accelerators"]),
+            resources_per_worker=resources,
+            label_selector=order["labels"] or None,
+        ),
         run_config=RunConfig(name=order["job"], storage_path=str(Path(order["search"]) / "ray" / "train")),
     )
     try:

@@ -25,7 +25,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from spaces.config import METRICS, TrialConfig
 from spaces.strict import digest
 from trainables import checkpoint as checkpoints
-from trainables import watchdog
+from trainables import sharding, watchdog
 from trainables.accumulation import Parts, Pieces
 from trainables.augment import Augment
 from trainables.average import Average
@@ -110,6 +110,7 @@ def fine_tune(
     judged: bool = True,
     store: ActivationStore | None = None,
     pause: float = 0,
+    shard: bool = False,
 ) -> Outcome:
     """One trial: trains, evaluates after every epoch, goes on from its newest checkpoint where there is one.
 
@@ -124,6 +125,8 @@ def fine_tune(
         store: where activations of frozen blocks are kept; None computes them in every step.
         pause: seconds between checkpoints, at least, or 20 times what one takes; what was done since the last one is
             reported with the next. 0: a checkpoint each epoch. They are written beside the training.
+        shard: whether several workers share out the weights instead of each holding all (`trainables.sharding`). Then
+            `store` must be None, and the outcome's model is a whole one, on the CPU.
 
     Raises:
         Diverged: with the step at which the loss stopped being finite.
@@ -131,7 +134,11 @@ def fine_tune(
         Stopped: in every process, once `report` gave False.
     """
     torch.manual_seed(config.seed)
-    model = build_model(config, len(data.classes), data.task).to(place.device)
+    model = build_model(config, len(data.classes), data.task)
+    shard = shard and place.world > 1
+    if shard:
+        sharding.shard(model.backbone, place)
+    model.to(place.device)
     torch.manual_seed(config.seed + place.rank)  # drop-path differs between workers
     mixup = Mixup(config)
     prefix = Prefix(model, config, data.train, place, Augment(config), store)
@@ -157,7 +164,7 @@ def fine_tune(
     averaged = averaged_state(model)  # references: the optimizer changes them in place
     average = Average(averaged, span=config.ema * steps) if config.ema else None
     forward: nn.Module = MixedForward(model)
-    if place.world > 1:
+    if place.world > 1 and not shard:
         forward = DistributedDataParallel(forward)
     best = BestEpoch(config.metric) if config.value == "best" and judged else None
     state = _Resumable(config, data, folder, model, optimizer, schedule, average, best, place)
@@ -194,7 +201,10 @@ def fine_tune(
                 losses[step] = parts.backward(
                     len(own_rows), partial(backward, given, wanted, share, len(batches[step]))
                 )
-                nn.utils.clip_grad_norm_(trained, config.clip)
+                if shard:
+                    sharding.clip_gradients(trained, config.clip, place)
+                else:
+                    nn.utils.clip_grad_norm_(trained, config.clip)
                 optimizer.step()
                 optimizer.zero_grad()
                 schedule.step()
@@ -205,6 +215,8 @@ def fine_tune(
 
             step_losses = place.sum(losses).cpu()
             _refuse_divergence(step_losses, epoch * steps_an_epoch)
+            if shard:
+                sharding.alike(model)
             with average.in_place_of(averaged) if average else nullcontext():
                 probabilities = judge(model, validation, judged)
                 if not np.isfinite(probabilities).all():  # the epoch's last step alone can do that
@@ -213,7 +225,7 @@ def fine_tune(
                 reports.append(evaluated(epoch + 1, config, data, probabilities, step_losses, started, own))
                 recent.append(probabilities)
                 if best:
-                    best.offer(reports[-1].value, trained_state(model), probabilities)
+                    best.offer(reports[-1].value, sharding.together(trained_state(model)), probabilities)
             telling.close_epoch(last=epoch + 1 == config.epochs)
 
     with average.in_place_of(averaged) if average else nullcontext():
@@ -224,6 +236,10 @@ def fine_tune(
     if best and best.value is not None:
         load_trained_state(model, best.weights)
         probabilities = best.probabilities
+    if shard:
+        whole = build_model(config, len(data.classes), data.task)
+        load_trained_state(whole, sharding.together(trained_state(model)))
+        model = whole
     try:
         value = trial_value(config, [r.value for r in reports]) if judged else None
     except Infeasible as reason:
@@ -251,13 +267,13 @@ def judge(model: Model, validation: Prefix, apart: bool = True) -> np.ndarray:
     return units.combined(model.output.judge(outputs, units))
 
 
-@torch.inference_mode()
 def predict_outputs(model: Model, prefix: Prefix) -> np.ndarray:
     """The model's outputs float32 [N, width] for the images of a prefix's part, without augmentation."""
     model.eval()
-    prefix.look_at(0)
-    place, total = prefix.place, len(prefix.part)
-    rows = rank_share(np.arange(max(total, place.world)), place.rank, place.world)
+    place, total, shared_out = prefix.place, len(prefix.part), sharding.sharded(model)
+    # Where a block's weights come together for each batch, all workers need as many batches.
+    least = -(-total // place.world) * place.world if shared_out else place.world
+    rows = rank_share(np.arange(max(total, least)), place.rank, place.world)
     rows = np.minimum(rows, total - 1)  # a worker without rows takes one again, which `gather` leaves out
     pieces, outputs = Pieces(BATCH, place.device), []
 
@@ -265,10 +281,12 @@ def predict_outputs(model: Model, prefix: Prefix) -> np.ndarray:
         with torch.autocast(place.device.type, torch.bfloat16, enabled=place.device.type == "cuda"):
             return (model(given) if model.stem_trained else model.from_hidden(given)).float()
 
-    for given in prefix.stream(list(torch.from_numpy(rows).split(BATCH))):
-        outputs.append(pieces.of(given, forward))
-        watchdog.beat()
-    return place.gather(torch.cat(outputs), total).cpu().numpy()
+    with torch.no_grad() if shared_out else torch.inference_mode():  # weights that came together are trained with
+        prefix.look_at(0)
+        for given in prefix.stream(list(torch.from_numpy(rows).split(BATCH))):
+            outputs.append(pieces.of(given, forward))
+            watchdog.beat()
+        return place.gather(torch.cat(outputs), total).cpu().numpy()
 
 
 def rate_share(config: TrialConfig, step: int, steps: int) -> float:
@@ -438,13 +456,21 @@ class _Resumable:
         for group, rate in zip(self.optimizer.param_groups, found.state["schedule"]["_last_lr"], strict=True):
             group["lr"] = rate
         if self.average:
-            self.average.load(found.kind("average"), found.state["average_steps"])
+            like = trained_state(self.model)
+            kept = {name: sharding.part_of(tensor, like[name]) for name, tensor in found.kind("average").items()}
+            self.average.load(kept, found.state["average_steps"])
         if self.best:
             self.best.restore(found)
-        kept = found.kind("validation")
-        self.recent.extend(kept[number].numpy() for number in sorted(kept, key=int))
+        seen = found.kind("validation")
+        self.recent.extend(seen[number].numpy() for number in sorted(seen, key=int))
         checkpoints.set_random_state(found.kind(f"random{self.place.rank}") or found.kind("random0"), self.place.device)
         return [EpochReport(**{**r, "step_losses": tuple(r["step_losses"])}) for r in found.state["reports"]]
+
+    def _averaged(self, trained: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The average's tensors, whole, in the first process."""
+        assert self.average is not None
+        of = {name: sharding.held_as(part, trained[name]) for name, part in self.average.tensors.items()}
+        return sharding.together(of, self.place.first)
 
     def save(self, reports: Sequence[EpochReport], saver: Saver) -> None:
         """Begins to write a checkpoint, with the validation predictions: a trial that is stopped here keeps its last
@@ -453,18 +479,22 @@ class _Resumable:
             return
         last = reports[-1].epoch == self.epochs
         generators = self.place.collect(checkpoints.random_state(self.place.device))
+        trained = trained_state(self.model)
+        model = sharding.together(trained, self.place.first)
+        moments = sharding.together(checkpoints.optimizer_tensors(self.optimizer, self.names), self.place.first)
+        averaged = self._averaged(trained) if self.average else {}
         if self.place.first:
             schedule = {**self.schedule.state_dict(), "lr_lambdas": [None] * len(self.optimizer.param_groups)}
             state: dict[str, Any] = {"reports": [vars(r) for r in reports], "schedule": schedule}
             new = Checkpoint(reports[-1].epoch, self.trial, state=state)
-            new.add("model", trained_state(self.model))
+            new.add("model", model)
             new.add("validation", {str(i): torch.from_numpy(p) for i, p in enumerate(self.recent)})
             if not last:
-                new.add("optimizer", checkpoints.optimizer_tensors(self.optimizer, self.names))
+                new.add("optimizer", moments)
             for rank, generator in enumerate(generators):
                 new.add(f"random{rank}", generator)
             if self.average:
-                new.add("average", self.average.tensors)
+                new.add("average", averaged)
                 state["average_steps"] = self.average.steps
             if self.best:
                 self.best.save(new)

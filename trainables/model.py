@@ -15,6 +15,7 @@ from trainables.data.manifest import Task
 from trainables.freezing import freeze
 from trainables.heads import build_head
 from trainables.outputs import Output, build_output
+from trainables.sharding import own, part_of
 
 
 class Model(nn.Module):
@@ -127,8 +128,9 @@ def trained_state(model: Model) -> dict[str, Tensor]:
 
 
 def averaged_state(model: Model) -> dict[str, Tensor]:
-    """What an average of weights is taken over: `trained_state` without what is fitted to the model as a whole."""
-    return {name: tensor for name, tensor in trained_state(model).items() if not name.startswith("output.")}
+    """What an average of weights is taken over: `trained_state` without what is fitted to the model as a whole; of what
+    is shared out among workers, this one's part."""
+    return {name: own(tensor) for name, tensor in trained_state(model).items() if not name.startswith("output.")}
 
 
 def load_trained_state(model: Model, state: Mapping[str, Tensor]) -> None:
@@ -137,13 +139,13 @@ def load_trained_state(model: Model, state: Mapping[str, Tensor]) -> None:
     Raises:
         Mistake: other names or shapes than the model's trained ones; the model is then unchanged.
     """
-    own = trained_state(model)
-    problems = [f"{name} is missing" for name in own.keys() - state.keys()]
-    problems += [f"{name} has no place" for name in state.keys() - own.keys()]
+    has = trained_state(model)
+    problems = [f"{name} is missing" for name in has.keys() - state.keys()]
+    problems += [f"{name} has no place" for name in state.keys() - has.keys()]
     problems += [
-        f"{name} is {list(state[name].shape)} instead of {list(own[name].shape)}"
-        for name in own.keys() & state.keys()
-        if own[name].shape != state[name].shape
+        f"{name} is {list(state[name].shape)} instead of {list(has[name].shape)}"
+        for name in has.keys() & state.keys()
+        if has[name].shape != state[name].shape
     ]
     if problems:
         shown = "; ".join(sorted(problems)[:10])
@@ -152,5 +154,5 @@ def load_trained_state(model: Model, state: Mapping[str, Tensor]) -> None:
             "use the configuration that it was trained with."
         )
     with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(state[name])
+        for name, tensor in has.items():
+            own(tensor).copy_(part_of(state[name], tensor))

@@ -24,15 +24,17 @@ from trainables.causes import end_of
 from trainables.data.parts import TrialData, trial_data
 from trainables.data.prepared import Prepared
 from trainables.files import write_json
-from trainables.folds import Valued, fine_tune_folds
+from trainables.folds import Valued, fine_tune_folds, fold_folder
 from trainables.head_group import fine_tune_heads
 from trainables.loop import EpochReport, Infeasible
+from trainables.object_store import below, link
 from trainables.place import Place, this_machine
 from trainables.predictions import Predictions, numbers_of
-from trainables.prefix import ActivationStore, Counts, activation_store
+from trainables.prefix import ActivationStore, Counts, activation_budget, activation_store
 from trainables.telling import Stopped
 
 END, PREDICTIONS, CONFIG, STOPPED = "end.json", "validation.npz", "config.json", "stopped"
+CHECKPOINTS = "checkpoints"
 PAUSE = 1.0  # seconds between checkpoints of quick trials
 STACKS = "hang.txt"
 HANGS = 1  # after which a job is tried again
@@ -58,13 +60,19 @@ class JobOrder(TypedDict):
     dataset: dict[str, Any]
     """A DatasetConfig as plain data."""
     cache: str
-    activations: int
-    """Bytes that kept activations may take on a machine; 0 keeps none."""
+    checkpoints: str | None
+    """Address in an object store under which the search's checkpoints lie; None: in the trials' folders."""
+    activations: int | None
+    """Bytes that kept activations may take on a machine; 0 keeps none, None takes a share of what is free there."""
     threads: int
     accelerators: float
     """Of one worker, as `threads`."""
     workers: int
     """That train a trial together."""
+    shard: bool
+    """Whether they share out its weights (`trainables.sharding`)."""
+    labels: dict[str, str]
+    """Of the nodes that they may run on."""
     hang: float
     """Seconds without a step after which the process is ended."""
 
@@ -146,13 +154,16 @@ def _run_trial(trial: TrialOrder, order: dict[str, Any], place: Place, received:
         if place.first:
             folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / CONFIG, config.plain())
+            _link_checkpoints(order, folder, folds)
         place.wait()
         data = _data_of(order, config)
-        data(0)
+        decoded = _decoded(data)
         ready = time.time()
-        valued = fine_tune_folds(config, data, folds, folder, report, place, _store(order), PAUSE)
+        valued = fine_tune_folds(
+            config, data, folds, folder, report, place, _store(order), PAUSE, order.get("shard", False)
+        )
         if place.first:
-            _complete(folder, number, valued, ready - received, waiting)
+            _complete(folder, number, valued, ready - received, decoded, waiting)
 
 
 def _run_group(
@@ -170,7 +181,9 @@ def _run_group(
         for folder, config in zip(folders, configs, strict=True):
             folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / CONFIG, config.plain())
-        data = _data_of(order, configs[0])(0)
+        _link_checkpoints(order, _group_folder(order), 1)
+        of_fold = _data_of(order, configs[0])
+        decoded, data = _decoded(of_fold), of_fold(0)
         ready = time.time()
         members, counts = fine_tune_heads(
             configs, data, _group_folder(order), report, place, _store(order), PAUSE, folders
@@ -185,7 +198,7 @@ def _run_group(
                 own = counts if k == 0 else Counts(read=counts.read)  # what one computes the others read
                 predictions = Predictions(member.probabilities, units.truth, groups, groups * 0, member.earlier)
                 valued = Valued(member.value, member.reports[-1], predictions, own)
-                _complete(folders[k], numbers[k], valued, ready - received, waiting)
+                _complete(folders[k], numbers[k], valued, ready - received, 0 if k else decoded, waiting)
 
 
 class _Waiting:
@@ -238,14 +251,14 @@ def _ends_told(folders: dict[int, Path], waiting: _Waiting, place: Place) -> Ite
         waiting.out_of_memory = end.memory
 
 
-def _complete(folder: Path, number: int, valued: Valued, setup_seconds: float, waiting: _Waiting) -> None:
+def _complete(folder: Path, number: int, valued: Valued, setup_seconds: float, decoded: int, waiting: _Waiting) -> None:
     valued.predictions.save(folder / PREDICTIONS)
     message = {
         "trial": number,
         "epoch": _plain(valued.last),
         "end": {"state": "complete", "cause": "", "value": valued.value},
         "setup_seconds": setup_seconds,
-        "counts": vars(valued.counts),
+        "counts": {**vars(valued.counts), "decoded": decoded},
     }
     _tell_end(folder, message, waiting)
 
@@ -258,6 +271,14 @@ def _tell_end(folder: Path, message: Message, waiting: _Waiting) -> None:
     """On disk first, with all that was told of the trial: the driver may have died with some of it."""
     write_json(folder / END, [*waiting.of_trials.get(message["trial"], []), message])
     waiting.add(message)
+
+
+def _link_checkpoints(order: dict[str, Any], folder: Path, folds: int) -> None:
+    """Lets checkpoints of a trial's or a group's folder lie in the object store, where the order names one."""
+    if address := order.get("checkpoints"):
+        for fold in range(folds):
+            place = fold_folder(folder, fold, folds) / CHECKPOINTS
+            link(place, below(address, str(place.parent.relative_to(order["search"]))))
 
 
 def halt(search: Path, number: int) -> None:
@@ -279,7 +300,10 @@ def _plain(report: EpochReport) -> dict[str, Any]:
 
 
 def _store(order: dict[str, Any]) -> ActivationStore | None:
-    return activation_store(Path(order["cache"]), order["activations"])
+    if order.get("shard"):  # one process can't fill the store without the others
+        return None
+    cache, budget = Path(order["cache"]), order["activations"]
+    return activation_store(cache, activation_budget(cache, "auto") if budget is None else budget)
 
 
 def _data_of(order: dict[str, Any], config: TrialConfig) -> Callable[[int], TrialData]:
@@ -297,6 +321,13 @@ def _data_of(order: dict[str, Any], config: TrialConfig) -> Callable[[int], Tria
         )
 
     return of_fold
+
+
+def _decoded(data: Callable[[int], TrialData]) -> int:
+    """Makes the data of the first fold ready; how many images were decoded for that, which no trial had done before."""
+    before = _warm_data.cache_info().misses
+    first = data(0)
+    return first.decoded if _warm_data.cache_info().misses > before else 0
 
 
 @functools.lru_cache(maxsize=16)

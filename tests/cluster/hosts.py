@@ -126,14 +126,14 @@ class Cluster:
         for host in hosts:
             self.start(host)
 
-    def start(self, host: Host, **more: str) -> None:
+    def start(self, host: Host, *options: str, **more: str) -> None:
         """`ray start` on a host. `more`: of its environment."""
         head = host is self.hosts[0]
         shown = str(self.dashboard).lower()
         place = ["--head", f"--port={PORT}", f"--include-dashboard={shown}", f"--temp-dir={host.temporary}"]
         command = [
             RAY, "start", *(place if head else [f"--address={self.address}"]), f"--node-ip-address={host.address}",
-            f"--num-cpus={self.cpus}", "--object-store-memory=80000000",
+            f"--num-cpus={self.cpus}", "--object-store-memory=80000000", *options,
         ]  # fmt: skip
         done = host.run(*command, env={**self.environment, **more}, timeout=START)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -217,6 +217,7 @@ def test_each_fault_of_a_node(asked: Question, tmp_path: Path) -> None:
         ({"samples": [("0/none.png", "other")]}, "dataset: here can't read 0/none.png"),
         ({"activations": 10**9 * GIB}, "cache: here has"),
         ({"pixels": {"pixels/none": 10**9 * GIB}}, "GiB are needed"),
+        ({"checkpoints": "file:///proc/none"}, "checkpoints: here can't keep anything at file:///proc/none"),
     ]
     mine = look_at_packages()
     for change, expected in faults:
@@ -228,7 +229,7 @@ def test_each_fault_of_a_node(asked: Question, tmp_path: Path) -> None:
 def test_other_packages_are_named() -> None:
     mine = look_at_packages()
     theirs = {**mine, "python": "3.9", "versions": {**mine["versions"], "torch": "1.0", "timm": "not installed"}}
-    seen: Any = {**theirs, "storage": "", "dataset": "", "cache": "", "accelerators": 0}
+    seen: Any = {**theirs, "storage": "", "dataset": "", "cache": "", "checkpoints": "", "accelerators": 0}
     [versions] = told(Node("id", "there", 2, 0), seen, mine, False)
     assert (
         "Python 3.9 instead of" in versions and "torch 1.0 instead of" in versions and "requirements.lock" in versions

@@ -14,6 +14,7 @@ from search.study import only_writer
 from spaces.mistakes import Mistake
 from tests.search.conftest import succeed, write_digits
 from tests.search.test_report import make
+from trainables.object_store import link
 from trainables.trials import PREDICTIONS, trial_folder
 
 
@@ -98,3 +99,14 @@ def test_the_command(found: SearchFolder) -> None:
     assert "would be freed" in dry and "number 1 on validation" in dry and "unfinished" in dry
     freed = dry.split(" would be freed")[0].splitlines()[-1]
     assert f"{freed} freed: the checkpoints of 11 trials and jobs." in succeed("prune", found.path)
+
+
+def test_what_lies_in_an_object_store_goes_too(found: SearchFolder, tmp_path: Path) -> None:
+    worst = ranked(found.study().trials, "maximize")[-1].number
+    place, store = trial_folder(found.path, worst) / "checkpoints", tmp_path / "store"
+    (place / "epoch-0004").rename(store)
+    place.rmdir()
+    link(place, f"file://{store}")
+    assert prune(found, top=1, dry_run=True).freed >= 100_000 and place.is_file()
+    prune(found, top=1)
+    assert not place.exists() and not store.exists()

@@ -239,7 +239,7 @@ def test_heads_are_grouped_only_where_nothing_deeper_is_searched() -> None:
     def group(blocks: Any, folds: int = 1, trials: int = 50) -> int:
         config = CONFIG.model_copy(update={"space": {"trained_blocks": blocks}, "budget": BudgetConfig(trials=trials)})
         prepared = SimpleNamespace(folds=(None,) * folds)
-        return group_size(SimpleNamespace(prepared=prepared, space=assemble(config), config=config, concurrent=2))
+        return group_size(SimpleNamespace(prepared=prepared, space=assemble(config), config=config), 2)
 
     assert group(0) == 12 and group(0, folds=5) == 1 and group(0, trials=1000) == 64
     assert group({"choice": [0, 1]}) == group("all") == 1

@@ -39,6 +39,11 @@ def test_all_mistakes_come_at_once() -> None:
         ({"metric": "accuracy", "direction": "minimize"}, "maximize"),
         ({"resources": {"accelerators": 1.5}}, "accelerators"),
         ({"resources": {"concurrent": 0}}, "concurrent"),
+        ({"resources": {"labels": {"kind": "a,b"}}}, "in(a,b)"),
+        ({"resources": {"shard": True}}, "workers is 1"),
+        ({"budget": {"plateau": 0}}, "plateau"),
+        ({"checkpoints": "s3://key:" + "word@bucket"}, "without credentials"),
+        ({"checkpoints": "a/folder"}, "s3://bucket/folder"),
         ({"name": "../up"}, "name"),
     ],
 )

@@ -41,6 +41,8 @@ def elsewhere(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> dict[
         "plain": digits.config(**several),
         "mixup": digits.config(**several, mixup=0.4),
         "resumed": digits.config(**EVERYTHING, epochs=2),
+        "head": digits.config(batch_size=16, level=2, trained_blocks=0),
+        "shared out": digits.config(**several, ema=0.1, layer_decay=0.75, clip=0.5),
         "dinov2_tiny": digits.config("dinov2_tiny", **EVERYTHING),
         "mae_tiny": digits.config("mae_tiny", **EVERYTHING),
     }

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from spaces.backbone import BackboneSpec, backbone, table
 from spaces.mistakes import Mistake
+from trainables import sharding
 from trainables.backbones import Backbone, build, weights_digest
 from trainables.backbones.families import FAMILIES
 from trainables.backbones.weights import source_of
@@ -342,6 +343,23 @@ def test_grad_checkpointing_changes_memory_only(name: str) -> None:
     assert checkpointed.pop("kept") < 0.6 * plain.pop("kept")
     for key, gradient in plain.items():
         assert gradient is not None and torch.equal(gradient, checkpointed[key]), key
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_blocks_can_be_shared_out(name: str) -> None:
+    """The modules whose weights several workers share out hold all that belongs to blocks and nothing else, and are
+    called themselves, since their weights are together only then."""
+    spec = backbone(name)
+    built = build(name, weights="random", resolution=spec.native)
+    shared = list(sharding.blocks(built))
+    called: set[int] = set()
+    for module in shared:
+        module.register_forward_hook(lambda module, given, result: called.add(id(module)))
+    built(images(spec))
+    assert called == {id(module) for module in shared}
+    held = [id(weight) for module in shared for weight in module.parameters()]
+    of_blocks = {id(p) for n, p in built.named_parameters() if 1 <= built.depth_of(n) <= spec.blocks}
+    assert len(set(held)) == len(held) and set(held) == of_blocks
 
 
 def test_drop_path_rises_with_depth() -> None:

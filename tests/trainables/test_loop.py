@@ -169,8 +169,44 @@ def test_several_workers_give_the_losses_of_one(
     np.testing.assert_allclose(found["few"], np.array(found["probabilities"])[:3], rtol=1e-5)
 
 
-def test_several_workers_resume_exactly(elsewhere: dict[str, Any]) -> None:
-    found = elsewhere["resumed"]
+@pytest.mark.parametrize("workers", [2, 4])
+def test_no_image_is_computed_by_two_workers(elsewhere: dict[str, Any], digits: Digits, workers: int) -> None:
+    """In each epoch every training and every validation image goes through one worker's network, once; of what frozen
+    blocks compute and is kept, one worker computes all and the others none."""
+    data = digits.data(digits.config())
+    for name in ("plain", "mixup"):
+        of_workers = elsewhere[f"rows of {name} {workers}"]
+        assert len(of_workers) == workers
+        for part, rows in (("train", len(data.train)), ("validation", len(data.validation))):
+            share = [np.array(of_one[part]).reshape(3, -1) for of_one in of_workers]  # three epochs
+            assert all(one.shape == (3, rows // workers) for one in share)
+            assert (np.sort(np.concatenate(share, axis=1)) == np.arange(rows)).all()
+    counts = elsewhere[f"kept {workers}"]
+    assert sum(one["computed"] for one in counts) == 3 * len(data.train)  # three views
+    assert sum(one["read"] for one in counts) == 3 * len(data.train)
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_workers_that_share_out_the_weights_give_the_losses_of_one(
+    elsewhere: dict[str, Any], digits: Digits, workers: int
+) -> None:
+    """FSDP2: each worker holds its part of the blocks' weights alone, and with an average of weights and clipped
+    gradients, losses and predictions are those of one worker."""
+    config = digits.config(batch_size=16, level=2, trained_blocks="all", ema=0.1, layer_decay=0.75, clip=0.5)
+    outcome = fine_tune(config, digits.data(config))
+    found = elsewhere[f"shared out {workers}"]
+    alone = np.concatenate([report.step_losses for report in outcome.reports])
+    together = np.concatenate(found["losses"])
+    assert len(alone) == len(together) >= 20
+    np.testing.assert_allclose(together[:20], alone[:20], rtol=1e-5)
+    np.testing.assert_allclose(found["probabilities"], outcome.probabilities, atol=1e-3)
+    for one in elsewhere[f"held {workers}"]:
+        assert one["own"] == pytest.approx(one["whole"] / workers, rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["resumed", "resumed, shared out"])
+def test_several_workers_resume_exactly(elsewhere: dict[str, Any], name: str) -> None:
+    found = elsewhere[name]
     assert found["told"] == [1, 2]
     assert len(found["whole"]["losses"]) == 2
     assert found["rest"] == found["whole"]

@@ -62,6 +62,8 @@ class TrialData:
     validation: Part
     classes: tuple[str, ...]
     task: Task
+    decoded: int = 0
+    """Images that were decoded to make it; 0 where their pixels were there."""
 
     def digest(self) -> str:
         """SHA-256 of both parts and the classes. The same on every machine."""
@@ -88,13 +90,12 @@ def trial_data(
         cache: folder of the pixel files.
         fold: which of the prepared dataset's folds; None is its training and validation part.
     """
+    specs = [pixel_spec(dataset, size) for size in (store, resolution)]
     if fold is None:
-        train, validation = (
-            open_part(prepared.manifest.take(rows), dataset, size, cache, progress)
-            for rows, size in ((prepared.train, store), (prepared.validation, resolution))
-        )
+        manifests = [prepared.manifest.take(rows) for rows in (prepared.train, prepared.validation)]
+        opened = [open_many(one, [s], cache, progress=progress)[0] for one, s in zip(manifests, specs, strict=True)]
+        train, validation = (part(one, pixels) for one, pixels in zip(manifests, opened, strict=True))
     else:  # all folds share the pixel files of all rows
-        specs = [pixel_spec(dataset, size) for size in (store, resolution)]
         opened = open_many(prepared.manifest, specs, cache, progress=progress)
         train, validation = (
             rows_of(prepared.manifest, pixels, rows) for pixels, rows in zip(opened, prepared.folds[fold], strict=True)
@@ -104,6 +105,7 @@ def trial_data(
         validation=validation,
         classes=prepared.manifest.classes,
         task=prepared.manifest.task,
+        decoded=sum(pixels.decoded for pixels in opened),
     )
 
 

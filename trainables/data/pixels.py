@@ -31,7 +31,7 @@ from trainables.data.crops import cropped
 from trainables.data.images import BadImage, open_image, read_header
 from trainables.data.manifest import Manifest
 from trainables.data.problems import Problems
-from trainables.data.stored import ARRAY, only_builder, stored, trust, write_meta
+from trainables.data.stored import ARRAY, free_disk, only_builder, stored, trust, write_meta
 from trainables.files import sync
 
 log = logging.getLogger(__name__)
@@ -171,17 +171,19 @@ def _build(
     )
     channels = 1 if all(grey for _, grey in headers) else 3
     partial = {key: home / f"{key}.partial" for key in specs}
+    sizes = {key: len(manifest) * channels * spec.height * spec.width for key, spec in specs.items()}
+    free_disk(home, sum(sizes.values()))
     with ExitStack() as cleanup:
         for folder in partial.values():
             shutil.rmtree(folder, ignore_errors=True)  # what a killed process left
             folder.mkdir()
             cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
         descriptors: dict[str, int] = {}
-        for key, spec in specs.items():
+        for key in specs:
             descriptors[key] = os.open(partial[key] / ARRAY, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
             cleanup.callback(os.close, descriptors[key])
             # Asked for at once, so that a full disk is known now and not in an hour.
-            os.posix_fallocate(descriptors[key], 0, len(manifest) * channels * spec.height * spec.width)
+            os.posix_fallocate(descriptors[key], 0, sizes[key])
 
         def decode(row: int) -> list[str]:
             data = (manifest.root / manifest.paths[row]).read_bytes()

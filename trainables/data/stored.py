@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 CHUNK = 64 << 20  # bytes that one digest covers
 ARRAY, META, PARTIAL = "array", "meta.json", ".partial"
+
+IDLE = 7 * 24 * 3600.0  # seconds without being wanted after which an array may make room where a disk is full
 
 _verified: set[tuple[str, int, int]] = set()  # path, inode and time of files whose digests this process has checked
 
@@ -162,6 +165,29 @@ def make_room(home: Path, needed: int, budget: int) -> bool:
         shutil.rmtree(oldest, ignore_errors=True)
         taken -= sizes[oldest]
     return taken + needed <= budget
+
+
+def free_disk(home: Path, needed: int, idle: float = IDLE) -> None:
+    """Where less than `needed` bytes are free on the disk, removes arrays that nobody has wanted for `idle` seconds,
+    the longest unwanted first, until they are."""
+    if shutil.disk_usage(home).free >= needed:
+        return
+    _remove_abandoned(home)
+    for folder in unwanted(home, idle):
+        log.warning("the stored array %s, long unwanted, makes room on a full disk", folder.name[:12])
+        shutil.rmtree(folder, ignore_errors=True)
+        if shutil.disk_usage(home).free >= needed:
+            return
+
+
+def unwanted(home: Path, idle: float = IDLE) -> list[Path]:
+    """Arrays that nobody has wanted for `idle` seconds, the longest unwanted first."""
+    times = {}
+    for folder in home.glob("*"):
+        with suppress(FileNotFoundError):
+            if folder.is_dir() and folder.suffix != PARTIAL:
+                times[folder] = folder.stat().st_mtime
+    return sorted((one for one, at in times.items() if time.time() - at > idle), key=lambda one: times[one])
 
 
 def _remove_abandoned(home: Path) -> None:

@@ -5,7 +5,9 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -224,6 +226,25 @@ def test_no_place_to_write(manifest, tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(Mistake, match="No space left"):
         open_pixels(manifest, SMALL, tmp_path / "full")
     assert [p.suffix for p in (tmp_path / "full" / "pixels").iterdir()] == [".lock"]
+
+
+def test_long_unwanted_pixels_make_room_on_a_full_disk(manifest, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = cache / "pixels"
+    oldest, old, new = (open_pixels(manifest, PixelSpec(height=n, width=10), cache).key for n in (10, 9, 8))
+    for key, days in ((oldest, 20), (old, 10)):
+        os.utime(home / key, times=(then := time.time() - days * 24 * 3600, then))
+
+    def taken() -> int:
+        return sum(file.stat().st_size for file in home.glob("*/array"))
+
+    disk = taken() + 10
+    monkeypatch.setattr(stored.shutil, "disk_usage", lambda folder: SimpleNamespace(free=disk - taken()))
+    first = open_pixels(manifest, PixelSpec(height=10, width=9), cache)
+    assert [(home / key).exists() for key in (oldest, old, new, first.key)] == [False, True, True, True]
+    second = open_pixels(manifest, PixelSpec(height=9, width=9), cache)
+    third = open_pixels(manifest, PixelSpec(height=10, width=8), cache)
+    left = [(home / key).exists() for key in (old, new, first.key, second.key, third.key)]
+    assert left == [False, True, True, True, True], "what was wanted this week stays"
 
 
 def test_an_interrupted_build_leaves_nothing(manifest, cache: Path) -> None:
