@@ -13,7 +13,7 @@ from tests.cluster.test_nodes import busy
 from tests.faults.searches import check_whole, epochs_in, fixed_list, wait_until, written
 from trainables.trials import END, trial_folder
 
-TRIALS, EPOCHS, VIEWS = 6, 60, 2
+TRIALS, EPOCHS, VIEWS = 6, 400, 2
 KIND = "--labels=kind=trainer"
 SPACE = {
     "trained_blocks": 0, "head": "attentive", "adapter": None, "batch_size": 16, "level": 1, "views": VIEWS,
