@@ -19,6 +19,7 @@ from spaces.mistakes import Mistake
 
 PACKAGES = ("spaces", "trainables", "search")
 """What workers run, shipped with every connection; never data, nor what else lies beside these folders."""
+ALIVE = 0  # a node's state, as Ray numbers them
 LOOK = 5.0  # seconds between two looks at which nodes are there
 
 
@@ -116,9 +117,9 @@ def check_address(address: str, seconds: float = 5) -> None:
         raise Mistake(f"--address {address}: nothing answers there ({error}); is the cluster up?") from None
 
 
-def check_cluster(ray: Any, address: str, seconds: float = 8) -> None:
-    """That a Ray cluster answers at an address and takes this process's token. To be called before the data are looked
-    at; `connect` would find out later, and try for 20 s or more.
+def check_cluster(ray: Any, address: str, wanted: ResourcesConfig, seconds: float = 8) -> None:
+    """That a Ray cluster answers at an address, takes this process's token, and has what trials ask for. To be called
+    before the data are looked at; `connect` would find out later, and try for 20 s or more.
 
     Raises:
         Mistake: it doesn't.
@@ -126,10 +127,13 @@ def check_cluster(ray: Any, address: str, seconds: float = 8) -> None:
     if address == "auto" or "://" in address:
         return
     failed: list[str] = ["no answer"]
+    there: list[Node] = []
 
     def ask() -> None:
         try:
-            ray._raylet.GcsClient(address=address)  # which asks for the cluster's identity
+            client = ray._raylet.GcsClient(address=address)  # which asks for the cluster's identity
+            told = client.get_all_node_info(timeout=seconds)
+            there.extend(_node_told(one, info) for one, info in told.items() if info.state == ALIVE)
             failed.clear()
         except Exception as error:  # of its own classes
             failed[0] = first_line(error)
@@ -139,6 +143,14 @@ def check_cluster(ray: Any, address: str, seconds: float = 8) -> None:
     asking.join(seconds)
     if failed:
         raise _not_connected(address, failed[0])
+    trials_at_once(wanted, there)
+
+
+def _node_told(node: Any, info: Any) -> Node:
+    """From what the cluster's head tells without being connected to (Ray's GcsNodeInfo)."""
+    has = {"CPU": 0.0, "GPU": 0.0} | dict(info.resources_total)
+    named = {"NodeID": node.hex(), "NodeName": info.node_name, "NodeManagerAddress": info.node_manager_address}
+    return _node({**named, "Resources": has, "Labels": dict(info.labels)})
 
 
 def _not_connected(address: str | None, why: str) -> Mistake:

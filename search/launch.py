@@ -132,7 +132,8 @@ def resume(
 
 
 def _check(wanted: ResourcesConfig, address: str | None) -> None:
-    """That there is a cluster at an address, where one is given; that nodes aren't chosen where none is."""
+    """That there is a cluster at an address, where one is given, with room for a trial; that nodes aren't chosen where
+    none is."""
     check_labels(wanted, address)
     if address is None:
         return
@@ -141,7 +142,7 @@ def _check(wanted: ResourcesConfig, address: str | None) -> None:
     import ray
 
     with chatter_to(Path(os.devnull)):  # Ray tells of every attempt
-        check_cluster(ray, address)
+        check_cluster(ray, address, wanted)
 
 
 def _set_up_ray() -> None:
