@@ -78,7 +78,7 @@ def alike(model: nn.Module) -> None:
 
 def own(tensor: Tensor) -> Tensor:
     """What this worker holds of a tensor: the same memory."""
-    return tensor.detach().to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local().detach() if isinstance(tensor, DTensor) else tensor
 
 
 def part_of(whole: Tensor, like: Tensor) -> Tensor:
