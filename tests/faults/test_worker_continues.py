@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from search.folder import SearchFolder
 from search.record import State
 from tests.faults.elsewhere import ended, given
+from tests.faults.searches import wait_until
 from tests.faults.worker import STRIKES, Told, alone, run, struck_pids, without_times
 from tests.trainables.digits import EVERYTHING
 from trainables import trials
@@ -30,19 +31,22 @@ KILLED = 2 * STEPS + 2  # steps, in the middle of the third epoch
 
 def noting_rows(file: Path, kill: bool, job: dict[str, Any]) -> Told:
     """Runs a job and notes which images each step looks at; kills itself on the way, or not."""
-    looked_at = Prefix.__call__
+    stream = Prefix.stream
 
-    def noted(prefix: Prefix, rows: Tensor) -> Tensor:
-        if torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
-            with file.open("a") as notes:
-                notes.write(f"{rows.tolist()}\n")
-        return looked_at(prefix, rows)
+    def noted(prefix: Prefix, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        for rows, of_rows in zip(batches, stream(prefix, batches), strict=True):
+            if torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
+                with file.open("a") as notes:
+                    notes.write(f"{rows.tolist()}\n")
+            yield of_rows
 
-    Prefix.__call__ = noted  # type: ignore[method-assign]
+    Prefix.stream = noted  # type: ignore[method-assign]
     steps = iter(range(1000))
 
     def step(*_: Any) -> None:
         if kill and next(steps) == KILLED - 1:
+            newest = trial_folder(Path(job["search"]), job["trials"][0]["number"]) / "checkpoints" / "epoch-0002"
+            wait_until(newest.exists, 60, "the checkpoint, which is written beside the training")
             os.kill(os.getpid(), signal.SIGKILL)
 
     register_optimizer_step_post_hook(step)
