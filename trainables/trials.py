@@ -31,6 +31,7 @@ from trainables.object_store import below, link
 from trainables.place import Place, this_machine
 from trainables.predictions import Predictions, numbers_of
 from trainables.prefix import ActivationStore, Counts, activation_budget, activation_store
+from trainables.resident import RESIDENT
 from trainables.telling import Stopped
 
 END, PREDICTIONS, CONFIG, STOPPED = "end.json", "validation.npz", "config.json", "stopped"
@@ -110,6 +111,7 @@ def run(order: dict[str, Any], report: Report, place: Place | None = None) -> No
         elif pending:
             _run_group(pending, order, place, received, waiting)
         if waiting.out_of_memory:  # the error is gone by now, and with it the last that held what the trial held
+            RESIDENT.make_way()
             gc.collect()
             torch.cuda.empty_cache()
 
