@@ -17,6 +17,7 @@ from search.images_found import alike_lines, copies_lines, in_full, shapes_lines
 from search.learnable import LEVEL, POWER, SHARED, SKILL, WITHIN_GROUPS, WORTH, Learnable, few_groups, learnable
 from search.plan import Plan, plan
 from search.rungs import rung_epochs
+from search.weights import look_at_weights
 from spaces.backbone import backbone
 from spaces.config import SearchConfig
 from spaces.mistakes import Mistake
@@ -50,6 +51,7 @@ def check(config: SearchConfig, base: Path, console: Console) -> None:
             raise
         everything = f"All {len(mistake.full)} problems are in {file}."
         raise Mistake(*mistake.sentences, everything, full=mistake.full) from None
+    look_at_weights(planned.config, console)
     with console.working("measuring what trials cost", of="kinds of them") as progress:
         costs = estimate(planned, progress)
     console.print(*describe(planned, file, costs))

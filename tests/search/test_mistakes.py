@@ -13,6 +13,8 @@ from search.settings import load
 from tests.search.conftest import SETTINGS, medtune, succeed, write_digits
 from trainables.data.prepared import prepare_for_audit
 
+GOLDEN = Path(__file__).parents[1] / "data" / "golden"
+
 
 @pytest.fixture
 def place(tmp_path: Path, digits: Path) -> Path:
@@ -128,6 +130,14 @@ def test_told_before_anything_is_written(
         assert all(line.startswith("medtune: ") for line in told.splitlines())
         left = [p for p in sorted(place.rglob("*")) if p not in before and "cache" not in p.parts and p.name != "runs"]
         assert [p.name for p in left] in ([], ["check-digits.txt"]), "but for the full list of many problems"
+
+
+def test_check_reads_files_of_weights(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = f"weights={{dinov2_tiny: random, mae_tiny: {GOLDEN / 'vmamba_t' / 'checkpoint.pth'}}}"
+    assert main(["check", str(place / "search.yaml"), "--set", wrong]) == 2
+    told = capsys.readouterr().err
+    assert "that mae_tiny needs are missing: blocks.0.attn" in told and "looks like VMamba" in told
+    assert all(line.startswith("medtune: ") for line in told.splitlines())
 
 
 def test_no_traceback_in_a_process_of_its_own(place: Path) -> None:

@@ -9,16 +9,19 @@ from __future__ import annotations
 import argparse
 import hashlib
 import pickle
+import shutil
 import zipfile
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
+from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.request import urlopen
 
 import timm
 import torch
 from huggingface_hub import constants, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -29,14 +32,19 @@ from trainables.backbones.families import Family
 from trainables.backbones.recognise import looks_like
 from trainables.backbones.torchscript import is_torchscript, read_torchscript
 from trainables.backbones.vit import State
+from trainables.files import replacing
 
-WRAPPERS = ("model", "state_dict")
-"""Keys under which training scripts put the weights, beside an optimiser's state and the like."""
+WRAPPERS = ("model", "state_dict", "model_ema", "state_dict_ema")
+"""Keys under which training scripts put the weights, beside an optimiser's state and the like. The first that is there
+counts: a moving average of the weights, which some keep as well, only where it is alone."""
+COUNTER = "n_averaged"
+"""What torch's own moving average of a model counts beside it."""
 SETTINGS: list[Any] = [argparse.Namespace, (OrderedDict, "yacs.config.CfgNode")]
 """What training scripts keep their arguments in, beside the weights: plain data, and read as such (VMamba's yacs nodes
 as dictionaries, so that yacs isn't needed)."""
 HUB_FILE = "model.safetensors"
 SHOWN = 10
+TIMEOUT = 60  # seconds without an answer
 
 
 def pretrained_file(spec: BackboneSpec) -> Path:
@@ -80,7 +88,7 @@ def _from_hub(spec: BackboneSpec, source: Source, where: str) -> Path:
         pass
     try:
         return Path(hf_hub_download(source.repository, source.file))
-    except (HfHubHTTPError, OSError) as error:
+    except Exception as error:  # what the hub's client lets through of the transport that it uses, too
         cause = "offline mode is on" if constants.HF_HUB_OFFLINE else type(error).__name__
         cache = f"the Hugging Face cache ({constants.HF_HUB_CACHE})"
         other = f" or {source.file} of https://huggingface.co/{source.repository}"
@@ -94,9 +102,13 @@ def _from_address(spec: BackboneSpec, source: Source, where: str) -> Path:
     try:
         if constants.HF_HUB_OFFLINE:
             raise ConnectionError("offline")
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(source.address, str(cached), progress=False)  # whole or not at all
-    except OSError as error:
+        # Not torch.hub's own download, which keeps what a broken connection left as if it were whole.
+        with urlopen(source.address, timeout=TIMEOUT) as answer, replacing(cached) as file:
+            shutil.copyfileobj(answer, file, 1 << 20)
+            length = answer.headers.get("Content-Length")
+            if length is not None and file.tell() != int(length):
+                raise ConnectionError(f"ended after {file.tell()} of {length} bytes")
+    except (OSError, HTTPException) as error:
         cause = "offline mode is on" if constants.HF_HUB_OFFLINE else type(error).__name__
         raise _unreachable(spec, source, where, str(cached), cause) from None
     return cached
@@ -209,9 +221,9 @@ def _unwrapped(content: Any, where: str) -> State:
             f"{where}: expected weights by name, found a {type(content).__name__}{keys}; use the official file."
         )
     state = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-    # What DistributedDataParallel puts before every key.
-    wrapped = all(key.startswith("module.") for key in state)
-    return {key.removeprefix("module."): value for key, value in state.items()} if wrapped else state
+    # What DistributedDataParallel, and torch's AveragedModel, put before every key.
+    wrapped = all(key.startswith("module.") for key in state if key != COUNTER)
+    return {k.removeprefix("module."): tensor for k, tensor in state.items() if k != COUNTER} if wrapped else state
 
 
 def _official_name(spec: BackboneSpec) -> str:
