@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from spaces.config import Resolution
+from spaces.feature import Feature, parse_feature
 from spaces.mistakes import Mistake, nearest
 from spaces.strict import Strict, parse_yaml
 
@@ -61,6 +62,10 @@ class BackboneSpec(Strict):
     pooled: Literal["cls", "mean", "own"]
     """The family's global feature: its normed CLS token, the mean of its normed patch tokens, or what its own pooler
     makes."""
+    cls_of_blocks: bool = False
+    """Whether a CLS token goes through all blocks and the last norm, so that features can be made of it."""
+    trunk_width: int | None = Field(default=None, ge=1)
+    """Channels before the neck, where there is one."""
     normalisation: Literal["imagenet", "clip"] | tuple[Channels, Channels]
     """By name, or mean and standard deviation of each channel."""
     licence: str
@@ -68,6 +73,30 @@ class BackboneSpec(Strict):
     """False for tiny models that exist with random weights only."""
     dimensions: dict[str, Any] = {}
     """Changes to the search space for this backbone alone."""
+
+    def feature(self, name: str) -> Feature:
+        """One of its features by name.
+
+        Raises:
+            ValueError: it has none of that name.
+        """
+        feature = parse_feature(name)
+        if feature.blocks and not self.cls_of_blocks:
+            raise ValueError(f"{self.name} has no CLS token in its blocks, found {name}; write pooled")
+        if feature.trunk and self.trunk_width is None:
+            raise ValueError(f"{self.name} has no neck, found {name}; write pooled")
+        if feature.blocks > self.blocks:
+            raise ValueError(f"{self.name} has {self.blocks} blocks, found {name}")
+        return feature
+
+    def feature_width(self, name: str) -> int:
+        """Channels of a feature.
+
+        Raises:
+            ValueError: it has none of that name.
+        """
+        feature = self.feature(name)
+        return self.trunk_width or 0 if feature.trunk else self.width * max(feature.blocks + feature.mean, 1)
 
     @property
     def mean_std(self) -> tuple[Channels, Channels]:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from spaces.feature import parse_feature
 from spaces.strict import Strict
 
 LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_./-]{0,251}[A-Za-z0-9])?")
@@ -299,6 +300,8 @@ class TrialConfig(Strict):
     level: int = Field(default=0, ge=0, le=3)
     """Strength of the augmentation; 0 is none."""
     head: Head = "linear"
+    feature: str = "pooled"
+    """Which of the backbone's features a linear head reads (spaces/feature.py)."""
     trained_blocks: int | Literal["all"] = 0
     """Blocks trained, counted from the output; 0 is the head alone, `all` includes the stem."""
     adapter: Adapter = "none"
@@ -358,6 +361,12 @@ class TrialConfig(Strict):
         if isinstance(value, list):
             return tuple(value)
         return parse_resolution(value) if isinstance(value, int | str) else value
+
+    @field_validator("feature")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        parse_feature(value)
+        return value
 
     @field_validator("trained_blocks")
     @classmethod

@@ -208,17 +208,23 @@ def _check_conditions(dimensions: list[AnyDimension], fixed: Point) -> list[str]
 def _reachable(dimension: AnyDimension, before: list[AnyDimension], backbones: tuple[str, ...]) -> bool:
     """Whether it is ever asked: not if dimensions of its name, asked before it, leave no backbone to it."""
 
-    def other(d: AnyDimension) -> set[tuple[str, Condition]]:
-        return {(name, condition) for name, condition in d.when.items() if name != "backbone"}
-
     def mine(d: AnyDimension) -> set[str]:
         return {str(name) for name in (d.when["backbone"].among if "backbone" in d.when else backbones)}
 
     left = mine(dimension)
     for earlier in before:
-        if earlier.name == dimension.name and other(earlier) <= other(dimension):
+        if _comes_first(earlier, dimension):
             left -= mine(earlier)
     return bool(left)
+
+
+def _comes_first(earlier: AnyDimension, dimension: AnyDimension) -> bool:
+    """Whether, for backbones that both are for, the one is asked wherever the other would be."""
+
+    def other(d: AnyDimension) -> set[tuple[str, Condition]]:
+        return {(name, condition) for name, condition in d.when.items() if name != "backbone"}
+
+    return earlier.name == dimension.name and other(earlier) <= other(dimension)
 
 
 def _generality(scope: str) -> int:
@@ -317,13 +323,12 @@ def _check_values(space: Space, specs: list[BackboneSpec]) -> list[str]:
     }
     for spec in specs:
         offered: list[tuple[str, Value]] = [(n, v) for n, v in space.fixed.items() if n != "backbone"]
-        taken: set[str] = set()
+        before: list[AnyDimension] = []
         for d in space.dimensions:
             scoped_out = "backbone" in d.when and not d.when["backbone"].holds(spec.name)
-            if scoped_out or d.name == "backbone" or d.name in taken:
+            if scoped_out or d.name == "backbone" or any(_comes_first(other, d) for other in before):
                 continue
-            if set(d.when) <= {"backbone"}:
-                taken.add(d.name)
+            before.append(d)
             offered += [(d.name, v) for v in (d.choices if isinstance(d, Choice) else (d.low, d.high))]
         for name, value in offered:
             whole = {"head_lr": 1e-3, "resolution": list(spec.native), **settings, name: value}
@@ -334,6 +339,8 @@ def _check_values(space: Space, specs: list[BackboneSpec]) -> list[str]:
                         raise ValueError(
                             f"{spec.name} needs sides that are multiples of {spec.multiple_of}, found {value}"
                         )
+                if name == "feature":
+                    spec.feature(str(value))
                 if name == "trained_blocks" and isinstance(value, int) and value >= spec.blocks:
                     raise ValueError(
                         f"{spec.name} has {spec.blocks} blocks, found {value}; write all to train everything"

@@ -45,8 +45,8 @@ from trainables.prefix import ActivationStore, Counts, Prefix
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # torch's AdamW's own
 ALIKE = (
-    "backbone", "weights", "metric", "epochs", "resolution", "policy", "augmentation", "level", "views", "view_seed",
-    "batch_size", "loss", "focal", "logit_adjustment",
+    "backbone", "weights", "metric", "epochs", "feature", "resolution", "policy", "augmentation", "level", "views",
+    "view_seed", "batch_size", "loss", "focal", "logit_adjustment",
 )  # fmt: skip
 """What trials of a group have in common. All else may differ."""
 

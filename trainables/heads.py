@@ -88,25 +88,29 @@ class DeitHead(nn.Module):
         return self.linear(self.norm(self.blocks(x_BTC)[:, 0]))
 
 
-HEADS: dict[Head, Callable[[BackboneSpec, int], nn.Module]] = {
-    "linear": lambda spec, outputs: LinearHead(spec.width, outputs),
-    "bn_linear": lambda spec, outputs: LinearHead(spec.width, outputs, normalised=True),
-    "attentive": lambda spec, outputs: AttentiveHead(spec.token_width or spec.width, outputs),
-    "deit": lambda spec, outputs: DeitHead(spec.token_width or spec.width, outputs),
+HEADS: dict[Head, Callable[[int, int, int], nn.Module]] = {
+    # channels of the feature, of the tokens; outputs
+    "linear": lambda feature, tokens, outputs: LinearHead(feature, outputs),
+    "bn_linear": lambda feature, tokens, outputs: LinearHead(feature, outputs, normalised=True),
+    "attentive": lambda feature, tokens, outputs: AttentiveHead(tokens, outputs),
+    "deit": lambda feature, tokens, outputs: DeitHead(tokens, outputs),
 }
 
 
-def build_head(kind: Head, spec: BackboneSpec, outputs: int) -> nn.Module:
+def build_head(kind: Head, spec: BackboneSpec, outputs: int, feature: str = "pooled") -> nn.Module:
     """A head that maps a backbone's feature to outputs [B, outputs], initialised from torch's global random state.
 
     Its `reads_tokens` says whether it reads the tokens [B, N, C] instead of the pooled feature [B, C].
 
+    Args:
+        feature: which one is pooled (spaces/feature.py).
+
     Raises:
-        ValueError: no outputs.
+        ValueError: no outputs, or the backbone has no such feature.
     """
     if outputs < 1:
         raise ValueError(f"outputs: expected at least 1, found {outputs}")
-    return HEADS[kind](spec, outputs)
+    return HEADS[kind](spec.feature_width(feature), spec.token_width or spec.width, outputs)
 
 
 def _linear(width: int, classes: int) -> nn.Linear:

@@ -51,8 +51,9 @@ class Model(nn.Module):
     def cut(self) -> str:
         """Name of the place where training begins: what `hidden` gives."""
         if self.frozen:
-            return "tokens" if self.head.reads_tokens else "pooled"
-        return f"block {self.backbone.boundary}"
+            return "tokens" if self.head.reads_tokens else self.backbone.feature.name
+        carried = self.backbone.carried(self.backbone.boundary)
+        return f"block {self.backbone.boundary}" + (f" and {carried} CLS tokens before it" if carried else "")
 
     def hidden(self, images: Tensor) -> Tensor:
         """What the frozen part gives for images as `forward` takes them: the backbone's hidden state at its boundary,
@@ -97,13 +98,16 @@ def build_model(
         )
     freeze(backbone, config.trained_blocks)
     output = build_output(config, classes, task)
-    head = build_head(config.head, backbone.spec, output.width)
+    try:
+        backbone.give(config.feature)
+    except ValueError as error:
+        raise Mistake(f"feature: {error}.") from None
+    head = build_head(config.head, backbone.spec, output.width, config.feature)
     if config.adapter != "none":
         add_adapters(backbone, config.adapter, config.adapter_rank, config.adapter_targets)
-    if head.reads_tokens:
-        parameters = dict(backbone.named_parameters())
-        for name in backbone.for_pooled_alone():
-            parameters[name].requires_grad_(False)
+    parameters = dict(backbone.named_parameters())
+    for name in backbone.for_pooled_alone() if head.reads_tokens else backbone.for_tokens_alone():
+        parameters[name].requires_grad_(False)
     backbone.set_grad_checkpointing(config.grad_checkpointing)
     return Model(backbone, head, output)
 

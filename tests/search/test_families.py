@@ -14,6 +14,8 @@ from spaces.library import assemble, first_points
 from tests.search.conftest import succeed, write_digits
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "seven_families.yaml"
+READ = {"dinov2_tiny": ", feature: cls2_mean", "sam2_tiny": ", feature: trunk"}
+"""What the linear heads of some read in the study."""
 FAMILIES = {"dinov2", "mae", "aimv2", "sam2", "clip", "coca", "vmamba"}
 
 
@@ -32,7 +34,9 @@ def test_seven_families_in_one_study(tmp_path: Path) -> None:
     names = [f"{backbone(name).family}_tiny" for name in load(settings).backbones]
     changes = (
         f"backbones=[{', '.join(names)}]",
-        f"try=[{', '.join(f'{{backbone: {name}}}' for name in names)}]",
+        f"try=[{', '.join(f'{{backbone: {name}{READ.get(name, str())}}}' for name in names)}]",
+        "space.feature@dinov2_tiny={choice: [pooled, cls2_mean]}",
+        "space.feature@sam2_tiny={choice: [pooled, trunk]}",
         "weights=random",
         "dataset.policy=digits",
         "space.batch_size=16",
@@ -46,6 +50,8 @@ def test_seven_families_in_one_study(tmp_path: Path) -> None:
     found = tmp_path / "runs" / "seven_families"
     trials = SearchFolder(found).study().trials
     assert Counter((t.point["backbone"], t.state) for t in trials) == {(name, State.COMPLETE): 1 for name in names}
+    read = {t.point["backbone"]: t.point.get("feature") for t in trials}
+    assert (read["dinov2_tiny"], read["sam2_tiny"], read["clip_tiny"]) == ("cls2_mean", "trunk", "pooled")
 
     succeed("export", found, "-o", tmp_path / "best.yaml", "--per", "backbone")
     exports = sorted(tmp_path.glob("best-*.yaml"))

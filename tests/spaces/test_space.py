@@ -98,6 +98,9 @@ def test_left_out_is_the_trials_own_default() -> None:
         ({"space": {"hed_lr": 1}}, 'Did you mean "head_lr"'),
         ({"space": {"resolution@mae_tiny": 60}}, "multiples of 16"),
         ({"space": {"trained_blocks": 2}}, "2 blocks"),
+        ({"space": {"feature": "cls4"}}, "dinov2_tiny has 2 blocks, found cls4"),
+        ({"space": {"feature@mae": {"choice": ["pooled", "cls"]}}}, "should be pooled, clsN"),
+        ({"backbones": ["sam2_t"], "space": {"feature": "cls1"}}, "sam2_t has no CLS token in its blocks, found cls1"),
         ({"space": {"drop_path": {"choice": [0, 2.0]}}}, "drop_path"),
         ({"space": {"head_lr": {"float": [1, 0.1]}}}, "low < high"),
         ({"space": {"head_lr": {"float": [0, 0.1], "log": True}}}, "low > 0"),
@@ -151,6 +154,23 @@ def test_wishes_count_where_the_space_asks_for_them() -> None:
     assert [p["sampling"] for p in points][:2] == ["balanced", "natural"]
     [large] = [p for p in points if p["backbone"] == "dinov2_large"]
     assert large["logit_adjustment"] == 1.0 and large["resolution"] == 224
+
+
+def test_dinov2_is_tried_first_with_cls_of_four_blocks_and_the_mean() -> None:
+    for images in (1_000, 20_000):
+        searched = config(backbones=["dinov2_base"], weights="pretrained")
+        first = first_points(searched, assemble(searched), images)[0]
+        assert (first["feature"], first["trained_blocks"], first["head_lr"]) == ("cls4_mean", 0, 2e-3)
+    plain = config(backbones=["dinov2_base"], weights="pretrained", space={"feature": "pooled"})
+    assert first_points(plain, assemble(plain), 1_000)[0]["feature"] == "pooled"
+
+
+def test_what_a_head_reads_is_asked_of_linear_ones() -> None:
+    space = assemble(config(backbones=["dinov2_base", "dinov2_tiny", "aimv2_large"], weights="random"))
+    assert space.offered("feature") == ("pooled", "cls1_mean", "cls4", "cls4_mean")
+    assert "feature" not in space.complete({"backbone": "dinov2_base", "head": "attentive"})
+    assert space.problems({"backbone": "dinov2_tiny", "head": "linear", "feature": "cls4"})
+    assert space.complete({"backbone": "aimv2_large", "head": "linear"})["feature"] == "pooled"
 
 
 def test_mammography_has_first_configurations_of_its_own() -> None:

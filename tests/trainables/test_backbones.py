@@ -15,6 +15,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 from timm.layers import resample_abs_pos_embed
+from timm.models.eva import checkpoint_filter_fn
 from torch import Tensor
 
 from spaces.backbone import BackboneSpec, backbone, table
@@ -70,6 +71,7 @@ def golden_spec(layout: str) -> BackboneSpec:
     native = config["img_size"]
     changes = {
         "name": f"golden_{layout}",
+        "trunk_width": 8 * config["embed_dim"] if layout == "sam2" else None,
         "build": build,
         "blocks": blocks,
         "width": width,
@@ -136,6 +138,29 @@ def test_dinov3_is_timms(tmp_path: Path) -> None:
     assert torch.equal(torch.cat([features.prefix, features.tokens], dim=1), plain.forward_features(x))
 
 
+def test_dinov3_in_its_authors_layout(tmp_path: Path) -> None:
+    """Their keys, of which the key's bias, masked there, is anything; timm's own conversion is the reference."""
+    spec = backbone("dinov3_tiny")
+    plain = timm.create_model(spec.timm, num_classes=0, global_pool="", **spec.build).eval()
+    names = {"reg_token": "storage_tokens", "gamma_1": "ls1.gamma", "gamma_2": "ls2.gamma"}
+    torch.manual_seed(0)
+    file: dict[str, Tensor] = {"mask_token": torch.randn(1, 64), "rope_embed.periods": torch.randn(8)}
+    for key, tensor in plain.state_dict().items():
+        if not key.endswith("_bias"):
+            file[re.sub("|".join(names), lambda match: names[match[0]], key)] = torch.randn_like(tensor)
+    for block in range(spec.blocks):
+        file[f"blocks.{block}.attn.qkv.bias"] = torch.randn(192)
+        file[f"blocks.{block}.attn.qkv.bias_mask"] = torch.ones(192)
+    torch.save(file, tmp_path / "file.pth")
+    plain.load_state_dict(checkpoint_filter_fn(file, plain), strict=True)
+    found = build(spec, weights=tmp_path / "file.pth", resolution=(64, 96)).eval()
+    features = found(x := torch.randn(2, 3, 64, 96))
+    assert torch.equal(torch.cat([features.prefix, features.tokens], dim=1), plain.forward_features(x))
+    torch.save(plain.state_dict(), tmp_path / "timm.pth")
+    assert weights_digest(build(spec, weights=tmp_path / "timm.pth", resolution=(64, 96))) == weights_digest(found)
+    assert "looks like DINOv3;" in sentences("mae_base", tmp_path / "file.pth")
+
+
 def test_files_of_several_processes(tmp_path: Path) -> None:
     torch.save({"state_dict": {f"module.{key}": t for key, t in flat("clip_laion").items()}}, tmp_path / "file.pt")
     found = build(golden_spec("clip_laion"), weights=tmp_path / "file.pt", resolution=(80, 80))
@@ -198,12 +223,15 @@ class Touching:
         return Path.touch, (self.path,)
 
 
-@pytest.mark.parametrize("layout", ["aimv2", "clip_laion", "coca"])
-def test_positions_are_resampled_with_antialiasing(layout: str) -> None:
+@pytest.mark.parametrize(("taller", "wider"), [(1, 1), (0, 2), (3, -1)])
+@pytest.mark.parametrize("layout", ["aimv2", "clip_laion", "coca", "dinov2_reg"])
+def test_positions_are_resampled_with_antialiasing(layout: str, taller: int, wider: int) -> None:
     spec = golden_spec(layout)
-    native, larger = golden(layout), golden(layout, tuple(side + spec.multiple_of for side in spec.native))
+    height, width = spec.native
+    native = golden(layout)
+    larger = golden(layout, (height + taller * spec.multiple_of, width + wider * spec.multiple_of))
     grid, new = ([side // spec.multiple_of for side in m.resolution] for m in (native, larger))
-    others = native.trunk.num_prefix_tokens
+    others = 0 if native.trunk.no_embed_class else native.trunk.num_prefix_tokens
     expected = resample_abs_pos_embed(native.trunk.pos_embed, new, grid, num_prefix_tokens=others, antialias=True)
     assert torch.allclose(larger.trunk.pos_embed, expected, atol=1e-6)
 
@@ -221,10 +249,30 @@ def test_a_file_made_for_another_square_size_than_the_row_says() -> None:
     assert torch.equal(found.trunk.pos_embed, golden("dinov2", (70, 70)).trunk.pos_embed)
 
 
+MILLIONS = {
+    # as published; without classifier and text tower, SAM2 without its neck, VMamba with 1,000 classes
+    "dinov2_small": 22, "dinov2_base": 87, "dinov2_large": 304, "dinov2_giant": 1136,
+    "dinov2_reg_small": 22, "dinov2_reg_base": 87, "dinov2_reg_large": 304, "dinov2_reg_giant": 1136,
+    "dinov3_small": 22, "dinov3_base": 86, "dinov3_large": 303,
+    "mae_base": 86, "mae_large": 303, "mae_huge": 631,
+    "aimv2_large": 309, "aimv2_huge": 681,
+    "sam2_t": 27, "sam2_s": 34, "sam2_b_plus": 69, "sam2_l": 212,
+    "clip_base": 86, "clip_large": 303, "clip_laion_base": 86,
+    "coca_base": 89, "coca_large": 307,
+    "vmamba_t": 30.249, "vmamba_s": 50.148, "vmamba_b": 88.558,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("name", list(table()))
 def test_the_table_says_what_the_models_are(name: str) -> None:
     spec = backbone(name)
     trunk = FAMILIES[spec.family].trunk(spec, spec.native, 0.0, "meta")  # compares blocks and width itself
+    if spec.pretrained:
+        counted = trunk.hiera if spec.family == "sam2" else trunk
+        classifier = 1000 * spec.width + 1000 if spec.family == "vmamba" else 0
+        digits = 3 if spec.family == "vmamba" else 0
+        millions = (sum(p.numel() for p in counted.parameters()) + classifier) / 1e6
+        assert round(millions, digits) == MILLIONS[name]
     patches = getattr(trunk, "patch_embed", None)
     assert patches is None or patches.patch_size == (spec.multiple_of, spec.multiple_of)
     if spec.pretrained:
@@ -321,7 +369,7 @@ def test_bfloat16_is_finite(name: str) -> None:
     assert torch.allclose(half.pooled.float(), model(x).pooled, atol=0.1)
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", [*TINY, "timm/test_vit.r160_in1k", "timm/test_convnext.r160_in1k"])
 def test_grad_checkpointing_changes_memory_only(name: str) -> None:
     gradients = []
     for enabled in (False, True):
@@ -418,11 +466,16 @@ def save_legacy(content: object, path: Path) -> None:
 def test_layouts_in_circulation(tmp_path: Path) -> None:
     expected = weights_digest(golden("mae"))
     decoder = {"mask_token": torch.zeros(1, 1, 8), "decoder_embed.weight": torch.zeros(8, 64)}
+    other = {key: tensor + 1 for key, tensor in flat("mae").items()}
     contents: dict[str, object] = {
         "flat": flat("mae"),
         "with decoder": {"model": flat("mae") | decoder},
         "training": {"model": flat("mae"), "args": Namespace(lr=1.0), "epoch": 3},
         "state_dict": {"state_dict": flat("mae")},
+        "with an average": {"model": flat("mae"), "model_ema": other, "optimizer": {"state": {}}, "scaler": None},
+        "average before": {"state_dict_ema": other, "state_dict": flat("mae")},
+        "average alone": {"model_ema": flat("mae"), "epoch": 3},
+        "torch's average": {f"module.{key}": t for key, t in flat("mae").items()} | {"n_averaged": torch.tensor(3)},
     }
     for name, content in contents.items():
         for save in (torch.save, save_legacy):
@@ -558,6 +611,8 @@ def test_a_wrong_file_is_told_by_its_family(layout: str, family: str) -> None:
     [
         ("dinov2_base", "dinov2_small"),
         ("dinov2_base", "dinov2_reg_base"),
+        ("dinov2_base", "dinov3_base"),
+        ("dinov3_base", "dinov2_reg_base"),
         ("dinov2_reg_small", "dinov2_small"),
         ("mae_base", "dinov2_base"),
         ("aimv2_large", "aimv2_huge"),

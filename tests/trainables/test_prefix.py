@@ -106,6 +106,8 @@ def test_whatever_changes_the_numbers_changes_the_key(digits: Digits, store: Act
         "another policy": key(policy="natural"),
         "another boundary": key(trained_blocks=1),
         "tokens": key(head="attentive"),
+        "CLS of two blocks": key(feature="cls2"),
+        "and the mean": key(feature="cls2_mean"),
         "another part": key(part="validation"),
         "another resolution": key(resolution=(42, 56)),
         "another type": key(place=Place(torch.device("cuda"))),

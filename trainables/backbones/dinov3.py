@@ -12,10 +12,15 @@ from timm.models.eva import Eva
 from torch import Tensor, nn
 
 from spaces.backbone import BackboneSpec
-from trainables.backbones.vit import State, VitBackbone, checked
+from trainables.backbones.vit import State, VitBackbone, checked, renamed
 
-UNUSED = re.compile(r"mask_token$")
-"""Of training only."""
+UNUSED = re.compile(r"mask_token$|rope_embed\.periods$|blocks\.\d+\.attn\.qkv\.bias_mask$|local_cls_norm\.")
+"""Of training only; the rotation's frequencies; which biases count (the key's don't)."""
+
+AUTHORS = (
+    (r"^storage_tokens$", "reg_token"),
+    (r"\.ls([12])\.gamma$", r".gamma_\1"),
+)
 
 
 class QkvLinear(nn.Linear):
@@ -38,14 +43,11 @@ class Dinov3Backbone(VitBackbone):
         x_BTC, _ = self.trunk._pos_embed(self.trunk.patch_embed(images))
         return self._blocks(self.trunk.norm_pre(x_BTC), 0, boundary)
 
-    def _blocks(self, hidden: Tensor, first: int, last: int) -> Tensor:
+    def _beside(self) -> dict[str, Any]:
         patch = self.trunk.patch_embed.patch_size
         grid = [side // size for side, size in zip(self.resolution, patch, strict=True)]
         positions: Any = self.trunk.rope
-        rotation = positions.get_embed(shape=grid)
-        for step in self.steps(first, last):
-            hidden = self.run_block(self.trunk.blocks[step], hidden, rope=rotation)
-        return hidden
+        return {"rope": positions.get_embed(shape=grid)}
 
 
 def trunk(spec: BackboneSpec, resolution: tuple[int, int], drop_path: float, device: str) -> nn.Module:
@@ -65,13 +67,16 @@ def trunk(spec: BackboneSpec, resolution: tuple[int, int], drop_path: float, dev
 
 
 def convert(state: State) -> State:
-    """timm's layout, the only one that is read, with each block's biases in one."""
-    converted = dict(state)
-    for key in state:
-        if match := re.match(r"(blocks\.\d+\.attn\.)q_bias$", key):
-            query, value = converted.pop(key), converted.pop(f"{match[1]}v_bias", None)
-            if value is not None:
-                converted[f"{match[1]}qkv.bias"] = torch.cat([query, torch.zeros_like(query), value])
+    """The authors' layout, or timm's, with each block's biases in one, of which the key's is 0."""
+    converted = renamed(state, AUTHORS) if "storage_tokens" in state else dict(state)
+    for key in list(converted):
+        if re.match(r"blocks\.\d+\.attn\.qkv\.bias$", key):
+            query, _, value = converted[key].chunk(3)
+            converted[key] = torch.cat([query, torch.zeros_like(query), value])
+        match = re.match(r"(blocks\.\d+\.attn\.)q_bias$", key)
+        if match and f"{match[1]}v_bias" in converted:
+            query, value = converted.pop(key), converted.pop(f"{match[1]}v_bias")
+            converted[f"{match[1]}qkv.bias"] = torch.cat([query, torch.zeros_like(query), value])
     return converted
 
 

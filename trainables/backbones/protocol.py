@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from spaces.backbone import BackboneSpec
+from spaces.feature import POOLED
 
 
 class Features(NamedTuple):
@@ -20,7 +21,7 @@ class Features(NamedTuple):
     prefix: Tensor
     """[B, P, C]: normed CLS and register tokens; P is 0 in families that have none."""
     pooled: Tensor
-    """[B, C]: the family's global feature."""
+    """[B, C]: the family's global feature; or the one that was asked for by `give`, [B, D]."""
 
 
 class Backbone(nn.Module, ABC):
@@ -39,6 +40,8 @@ class Backbone(nn.Module, ABC):
         self.trunk = trunk
         self.resolution = resolution
         """Height and width of the input in pixels."""
+        self.feature = POOLED
+        """What `Features.pooled` is."""
         self.grad_checkpointing = False
         """Whether trained blocks compute their activations again in the backward pass instead of keeping them."""
         self._trained_from = 0
@@ -72,6 +75,10 @@ class Backbone(nn.Module, ABC):
         """Parameters that only the pooled feature depends on: useless under a head that reads tokens."""
         return frozenset()
 
+    def for_tokens_alone(self) -> frozenset[str]:
+        """Parameters that only the tokens depend on: useless under a head that reads the pooled feature."""
+        return frozenset()
+
     def linear_layers(self) -> tuple[str, ...]:
         """Names within `trunk` of the blocks' linear layers, as far as they can be adapted."""
         return tuple(
@@ -83,6 +90,18 @@ class Backbone(nn.Module, ABC):
     def forward(self, images: Tensor) -> Features:
         """Features of images [B, 3, H, W], normalised; bitwise `suffix(prefix(images, b), b)` for every boundary b."""
         return self.suffix(self.prefix(images, 0), 0)
+
+    def give(self, feature: str) -> None:
+        """From now on this one of its features (see spaces/feature.py) is what is pooled.
+
+        Raises:
+            ValueError: the backbone hasn't got it.
+        """
+        self.feature = self.spec.feature(feature)
+
+    def carried(self, boundary: int) -> int:
+        """How many CLS tokens of blocks before the one at a boundary its hidden state holds for the feature."""
+        return max(0, boundary - self.spec.blocks + self.feature.blocks - 1)
 
     def depth_of_parameters(self) -> dict[str, int]:
         """Depth of each parameter by name, 0 to `spec.blocks + 1`."""

@@ -33,9 +33,9 @@ SIGNATURES = (
         rows=r"aimv2_",
     ),
     Signature("VMamba", r"layers\.\d+\.blocks\.\d+\.op\.x_proj_weight|blocks\.0\.ss2d\.", rows=r"vmamba_"),
-    Signature("DINOv2 with registers", r"register_tokens|reg_token", r"blocks\.0\.gamma_1", rows=r"dinov2_reg_"),
+    Signature("DINOv3", r"storage_tokens|blocks\.0\.gamma_1", rows=r"dinov3_"),
+    Signature("DINOv2 with registers", r"register_tokens|reg_token", rows=r"dinov2_reg_"),
     Signature("DINOv2", r"blocks\.0\.ls1\.gamma", rows=r"dinov2_(?!reg_)"),
-    Signature("DINOv3", r"blocks\.0\.gamma_1", rows=r"dinov3_"),
     Signature("MAE", r"patch_embed\.proj\.weight", absent=r"head\.|layers\.", rows=r"mae_"),
 )
 

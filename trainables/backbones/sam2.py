@@ -22,6 +22,7 @@ UNUSED = re.compile(
 )
 """The neck's levels of stride 8 and 4, and all that comes after the image encoder."""
 STRIDE = 32
+EPSILON = 1e-6
 
 ENCODER = (
     (r"^image_encoder\.trunk\.", "hiera."),
@@ -76,7 +77,10 @@ class Sam2Backbone(Backbone):
         third, x_BHWC = self._blocks(third, x_BHWC, boundary, self.spec.blocks)
         assert third is not None
         tokens_BNC = self.trunk.neck(third, x_BHWC).flatten(2).transpose(1, 2)
-        return Features(tokens_BNC, tokens_BNC[:, :0], tokens_BNC.mean(dim=1))
+        pooled_BD = tokens_BNC.mean(dim=1)
+        if self.feature.trunk:
+            pooled_BD = F.layer_norm(x_BHWC.mean(dim=(1, 2)), x_BHWC.shape[-1:], eps=EPSILON)
+        return Features(tokens_BNC, tokens_BNC[:, :0], pooled_BD)
 
     def depth_of(self, name: str) -> int:
         if block := BLOCK.match(name):
@@ -85,6 +89,10 @@ class Sam2Backbone(Backbone):
 
     def no_weight_decay(self) -> frozenset[str]:
         return frozenset(f"trunk.hiera.{name}" for name in self.trunk.hiera.no_weight_decay())
+
+    def for_tokens_alone(self) -> frozenset[str]:
+        neck = (f"trunk.neck.{name}" for name, _ in self.trunk.neck.named_parameters())
+        return frozenset(neck if self.feature.trunk else ())
 
     @property
     def _third(self) -> int:
@@ -116,6 +124,8 @@ def trunk(spec: BackboneSpec, resolution: tuple[int, int], drop_path: float, dev
     # timm's head brings an untrained norm.
     hiera.head = nn.Identity()  # type: ignore[assignment]
     made = Sam2Trunk(hiera, spec.width, device)
+    if spec.trunk_width != hiera.num_features:
+        raise ValueError(f"{spec.name}: trunk_width is {spec.trunk_width}, the trunk has {hiera.num_features} channels")
     return checked(made, spec, len(hiera.blocks), made.neck.deep.out_channels)
 
 

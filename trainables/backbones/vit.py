@@ -26,7 +26,8 @@ TAIL = re.compile(r"trunk\.(norm|fc_norm|attn_pool|pooler|head_drop|head)(\.|$)"
 
 
 class VitBackbone(Backbone):
-    """A plain vision transformer; its hidden state is all tokens, [B, P + N, C]."""
+    """A plain vision transformer; its hidden state is all tokens, [B, P + N, C], and behind them the CLS tokens of
+    blocks before that its feature wants, oldest first."""
 
     trunk: VisionTransformer
 
@@ -36,9 +37,14 @@ class VitBackbone(Backbone):
 
     def suffix(self, hidden: Tensor, boundary: int) -> Features:
         x_BTC = self.trunk.norm(self._blocks(hidden, boundary, self.spec.blocks))
+        x_BTC, earlier_BKC = self._parted(x_BTC, self.spec.blocks)
         prefix_BPC, tokens_BNC = x_BTC.tensor_split([self.trunk.num_prefix_tokens], dim=1)
-        pooled_BC = prefix_BPC[:, 0] if self.spec.pooled == "cls" else tokens_BNC.mean(dim=1)
-        return Features(tokens_BNC, prefix_BPC, pooled_BC)
+        if self.feature.blocks:
+            mean = [tokens_BNC.mean(dim=1)] if self.feature.mean else []
+            pooled_BD = torch.cat([earlier_BKC.flatten(1), prefix_BPC[:, 0], *mean], dim=1)
+        else:
+            pooled_BD = prefix_BPC[:, 0] if self.spec.pooled == "cls" else tokens_BNC.mean(dim=1)
+        return Features(tokens_BNC, prefix_BPC, pooled_BD)
 
     def depth_of(self, name: str) -> int:
         # Not timm's group matcher: without a classifier it counts the last norm to the last block.
@@ -50,9 +56,22 @@ class VitBackbone(Backbone):
         return frozenset(f"trunk.{name}" for name in self.trunk.no_weight_decay())
 
     def _blocks(self, hidden: Tensor, first: int, last: int) -> Tensor:
+        x_BTC, earlier_BKC = self._parted(hidden, first)
+        kept, more = [earlier_BKC], self._beside()
         for step in self.steps(first, last):
-            hidden = self.run_block(self.trunk.blocks[step], hidden)
-        return hidden
+            if self.carried(step + 1) > self.carried(step):
+                kept.append(x_BTC[:, :1])
+            x_BTC = self.run_block(self.trunk.blocks[step], x_BTC, **more)
+        return torch.cat([x_BTC, *kept], dim=1) if self.carried(last) else x_BTC
+
+    def _parted(self, hidden: Tensor, boundary: int) -> tuple[Tensor, Tensor]:
+        """A hidden state's own tokens, and the CLS tokens that it carries [B, K, C]."""
+        own, carried = hidden.tensor_split([hidden.shape[1] - self.carried(boundary)], dim=1)
+        return own, carried
+
+    def _beside(self) -> dict[str, Any]:
+        """What each block gets beside the tokens."""
+        return {}
 
 
 def vit_trunk(spec: BackboneSpec, resolution: tuple[int, int], drop_path: float, device: str) -> nn.Module:
