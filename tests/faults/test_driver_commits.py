@@ -5,18 +5,22 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from search import folder as folders
 from search.folder import SETTINGS, SearchFolder, write_settings
+from search.identity import identity
+from search.plan import plan
 from search.record import State, Trial
 from search.sampler import sampler_of
 from search.scheduler import Driver
 from search.study import JOURNAL, Study, open_storage, repair_journal
 from spaces.config import SearchConfig
 from spaces.library import assemble
-from tests.faults.searches import created, epoch_of, recorded
+from tests.faults.searches import epoch_of, fixed_list, recorded
 from tests.search.conftest import medtune
 
 CONFIG = SearchConfig.parse(
@@ -208,18 +212,20 @@ def complete(text: str, command: str) -> bool:
 
 
 def test_a_new_search(tmp_path: Path) -> None:
-    """Killed at any step of being made, a search is there whole, or not at all and can be made again."""
+    """Killed at any step of its folder's being made, a search is there whole, or not at all and can be made again."""
+    settings = fixed_list(tmp_path, 1, 2, images=100)
+    planned = plan(SearchConfig.parse(settings, "settings"), tmp_path)
+    known = identity(planned)
     for step in range(1, 100):
-        folder = tmp_path / str(step)
-        folder.mkdir()
-        killed = killed_at(step, "before", None, lambda folder=folder: created(folder, 1))  # type: ignore[misc]
-        path = folder / "runs" / "fixed"
-        if not path.exists():
+        own = replace(planned, config=planned.config.model_copy(update={"name": f"search-{step}"}))
+        killed = killed_at(step, "before", None, lambda own=own: folders.create(own, known))  # type: ignore[misc]
+        if not own.folder.exists():
             assert killed
-            created(folder, 1)
-        found = SearchFolder(path)
-        assert found.study().identity["data"] and found.prepared() and found.config().name == "fixed"
+            folders.create(own, known)
+        found = SearchFolder(own.folder)
+        assert found.study().identity["data"] and found.prepared() and found.config() == own.config
         if not killed:
+            print(f"a new search: killed before each of {step - 1} steps")
             assert step > 3
             return
     raise AssertionError("it has no end")
