@@ -6,8 +6,10 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from search.folder import SearchFolder
@@ -124,7 +126,8 @@ def test_what_is_known_before_the_start(hosts: list[Host], tmp_path: Path) -> No
     said = refused("shadowed", "--address", cluster.address)
     assert str(theirs / "spaces") in said and hosts[2].address in said
     print(json.dumps({what: round(took, 1) for what, took in seconds.items()}))
-    assert max(took for what, took in seconds.items() if what != "shadowed") < NOTICED
+    busy = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))  # where much else runs, in proportion
+    assert max(took for what, took in seconds.items() if what != "shadowed") < NOTICED * busy
 
 
 def test_no_port_is_open_to_who_has_no_token(hosts: list[Host], tmp_path: Path) -> None:
@@ -138,9 +141,14 @@ def test_no_port_is_open_to_who_has_no_token(hosts: list[Host], tmp_path: Path) 
 
 
 def busy(host: Host) -> bool:
-    """Whether a trial is trained on a host: an actor of Ray works there."""
-    titles = [" ".join(process.cmdline()[:1]) for process in host.processes()]
-    return any(title.startswith("ray::") and "run_job" in title for title in titles)
+    """Whether a trial is trained on a host: an actor of Ray Tune works there, under the title that Ray gives it."""
+    return any(title.startswith("ray::ImplicitFunc.train") for title in titles(host))
+
+
+def titles(host: Host) -> Iterator[str]:
+    for process in host.processes():
+        with suppress(psutil.Error):  # it has just ended
+            yield " ".join(process.cmdline()[:1])
 
 
 def trials_of(found: SearchFolder) -> list[Trial]:
