@@ -1,6 +1,7 @@
 """Do the intervals hold what they promise? Simulated test sets of groups whose true metrics are known.
 
-    make bench-statistics    (python -m benchmarks.statistics [--replicates 2000] [--groups 5 10 20 50] [--json FILE])
+    make bench-statistics    (python -m benchmarks.statistics [--replicates 2000] [--groups 5 10 20 50]
+                             [--cases WORD ...] [--processes N] [--json FILE])
 
 Groups (patients, lesions) have 1 to 3 images and one label. What makes an image hard is a sum of normal effects: of the
 group, of the image, and, where several recipes with several seeds are compared, of how each recipe and each seed sees
@@ -13,7 +14,8 @@ Prints, by the number of groups in the rarest class:
 - how often a recipe that equals the best is kept, out of 5 equal ones, and how often one that is truly worse is not.
 
 BCa intervals draw 1,000 resamples here instead of 10,000, what needs only covariances 500. Test sets are simulated one
-after the other in as many processes as there are cores; the same replicates give the same figures.
+after the other in as many processes of one thread as there are cores; the same replicates give the same figures in any
+number of them. One case a call, with the figures in a file, spreads the work over whatever time there is.
 """
 
 from __future__ import annotations
@@ -247,9 +249,11 @@ def figure(
     return Figure(case.name, rare, question, share, error, 1 - len(given) / replicates)
 
 
-def figures(sizes: Sequence[int], replicates: int, pool: Executor) -> Iterator[Figure]:
+def figures(
+    sizes: Sequence[int], replicates: int, pool: Executor, cases: Sequence[Case] = tuple(CASES)
+) -> Iterator[Figure]:
     """All that the module's docstring lists."""
-    for case in CASES:
+    for case in cases:
         for rare in sizes:
             asked = {f"95% interval, bootstrap over {over}": partial(covered, case, rare, over) for over in OVER}
             asked["95% interval over seeds and groups"] = partial(covered, case, rare, "seeds")
@@ -261,10 +265,10 @@ def figures(sizes: Sequence[int], replicates: int, pool: Executor) -> Iterator[F
                 yield figure(case, rare, question, ask, replicates, pool)
 
 
-def workers() -> ProcessPoolExecutor:
-    """Processes of one thread each, as many as there are cores for this one."""
+def workers(processes: int | None = None) -> ProcessPoolExecutor:
+    """Processes of one thread each, by default as many as there are cores for this one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return ProcessPoolExecutor(cores, initializer=threadpool_limits, initargs=(1,))
+    return ProcessPoolExecutor(processes or cores, initializer=threadpool_limits, initargs=(1,))
 
 
 def table(found: list[Figure]) -> Table:
@@ -286,15 +290,20 @@ def table(found: list[Figure]) -> Table:
     return shown
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--replicates", type=int, default=2000)
     options.add_argument("--groups", type=int, nargs="+", default=SIZES, help="in the rarest class")
+    options.add_argument("--cases", nargs="+", help="only those whose name holds one of these words")
+    options.add_argument("--processes", type=int, help="by default as many as there are cores")
     options.add_argument("--json", type=Path)
-    arguments = options.parse_args()
+    arguments = options.parse_args(given)
+    cases = [case for case in CASES if not arguments.cases or any(word in case.name for word in arguments.cases)]
+    if not cases:
+        options.error(f"--cases: none holds such a word; there are {'; '.join(case.name for case in CASES)}")
     started, console, found = time.monotonic(), Console(), []
-    with workers() as pool:
-        for one in figures(arguments.groups, arguments.replicates, pool):
+    with workers(arguments.processes) as pool:
+        for one in figures(arguments.groups, arguments.replicates, pool, cases):
             found.append(one)
             console.print(f"{one.case}, {one.groups} groups: {one.question} {one.share:.3f}", highlight=False)
     seconds = time.monotonic() - started

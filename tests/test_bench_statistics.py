@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.statistics import CASES, ENOUGH, Case, covered, draw, kept, told_apart
+from benchmarks.statistics import CASES, ENOUGH, Case, covered, draw, kept, main, told_apart
 from trainables.metrics import compute
 
 ROOT = Path(__file__).parents[1]
@@ -67,3 +67,17 @@ def test_all_of_it_runs(tmp_path: Path) -> None:
     assert {one["case"] for one in found["figures"]} == {case.name for case in CASES}
     assert len({one["question"] for one in found["figures"]}) == 5
     assert all(0 <= one["share"] <= 1 for one in found["figures"])
+
+
+def test_some_cases_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same figures as among all, in one process."""
+    few = ["--replicates", "3", "--groups", "5", "--processes", "1", "--json", str(tmp_path / "found.json")]
+    main([*few, "--cases", "2 classes", "kappa"])
+    found = json.loads((tmp_path / "found.json").read_text())["figures"]
+    assert {one["case"] for one in found} == {"balanced accuracy, 2 classes", "quadratic weighted kappa, 5 grades"}
+    case = BY_METRIC["quadratic_weighted_kappa"]
+    [one] = [one for one in found if one["case"] == case.name and "over groups" in one["question"]]
+    assert one["share"] == pytest.approx(share(partial(covered, case, 5, "groups"), 3))
+    with pytest.raises(SystemExit) as ended:
+        main(["--cases", "nothing"])
+    assert ended.value.code == 2 and "none holds such a word" in capsys.readouterr().err
