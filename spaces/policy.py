@@ -38,6 +38,8 @@ class Policy(Strict):
     """Factors are drawn from 1 - x to 1 + x."""
     hue: float = Field(default=0, ge=0, le=0.5)
     """Share of the colour circle either way."""
+    colour: float = Field(default=1, ge=0, le=1)
+    """Share of the views in which brightness, contrast, saturation and hue change."""
     outside: Literal["black", "reflect"] = "black"
     """What stands where a rotation looks beyond the image."""
 

@@ -103,16 +103,17 @@ class Augment:
         ranges = self.ranges
         if not (ranges.brightness or ranges.contrast or ranges.saturation or ranges.hue):
             return pixels.clamp_(0, 1)  # interpolation's weights add up to 1 but for rounding
-        brightness = _factor(draws[:, _BRIGHTNESS], ranges.brightness)
-        contrast = _factor(draws[:, _CONTRAST], ranges.contrast)
+        changed = (2 * draws[:, _FLIP] % 1 < ranges.colour).float()  # what is left of a draw when it has told the flip
+        brightness = _factor(draws[:, _BRIGHTNESS], ranges.brightness * changed)
+        contrast = _factor(draws[:, _CONTRAST], ranges.contrast * changed)
         grey, to_yiq, from_yiq = self._on(pixels.device)
         if pixels.shape[1] == 1:
             mean = pixels.mean(dim=(1, 2, 3))
             scaled = pixels * (brightness * contrast)[:, None, None, None]
         else:
             mean = torch.einsum("c,bchw->b", grey, pixels) / (pixels.shape[2] * pixels.shape[3])
-            saturation = _factor(draws[:, _SATURATION], ranges.saturation)
-            turn = 2 * math.pi * ranges.hue * (2 * draws[:, _HUE] - 1)
+            saturation = _factor(draws[:, _SATURATION], ranges.saturation * changed)
+            turn = 2 * math.pi * ranges.hue * changed * (2 * draws[:, _HUE] - 1)
             matrix = _colour_matrix(saturation, turn, to_yiq, from_yiq) * (brightness * contrast)[:, None, None]
             scaled = torch.einsum("bij,bjhw->bihw", matrix, pixels)
         offset = (1 - contrast) * brightness * mean  # contrast is about the image's mean brightness
@@ -126,7 +127,7 @@ class Augment:
         return self._constants[device]
 
 
-def _factor(draw: Tensor, spread: float) -> Tensor:
+def _factor(draw: Tensor, spread: Tensor) -> Tensor:
     return 1 + spread * (2 * draw - 1)
 
 

@@ -62,6 +62,7 @@ def test_augmentation_is_for_every_dataset_alike() -> None:
     ranges = policy("paper").at(3)
     assert ranges.flip and not ranges.upright and ranges.scale == pytest.approx(0.8) and ranges.rotate == 0
     assert (ranges.brightness, ranges.contrast, ranges.saturation, ranges.hue) == (0.2, 0.2, 0.1, 0.1)
+    assert ranges.colour == 0.8
 
 
 def test_every_dimension_is_fixed_or_left_to_the_search() -> None:

@@ -183,6 +183,25 @@ def test_brightness_contrast_and_saturation_are_torchvisions(jitter: tuple[float
     torch.testing.assert_close(found, expected, atol=2e-4, rtol=0)  # torchvision weighs red 0.2989
 
 
+def test_colours_change_in_their_share_of_the_views_flipped_or_not() -> None:
+    ranges = Policy(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1, colour=0.8, flip=True)
+    augment = Augment(config(resolution=(8, 8)))
+    augment.ranges = ranges
+    many = draws(0, 0, 2000)
+    for name in ("CROP", "X", "Y", "ROTATE", "UPSIDE"):
+        many[:, getattr(module, f"_{name}")] = NEUTRAL[name]
+    images = noise(8, 8).expand(2000, -1, -1, -1)
+    found, flipped = augment(images, many), many[:, module._FLIP] < 0.5
+    still = torch.where(flipped[:, None, None, None], images.flip(3), images).float() / 255
+    changed = (found - still).abs().amax(dim=(1, 2, 3)) > 1e-3
+    assert changed.float().mean() == pytest.approx(0.8, abs=0.03)
+    for of in (flipped, ~flipped):
+        assert changed[of].float().mean() == pytest.approx(0.8, abs=0.05)
+    images = noise(8, 8, channels=1).expand(2000, -1, -1, -1)
+    grey = (augment(images, many) - torch.where(flipped[:, None, None, None], images.flip(3), images) / 255).abs()
+    assert ((grey.amax(dim=(1, 2, 3)) > 1e-3) == changed).float().mean() > 0.98, "the same views"
+
+
 def test_hue_turns_the_colours_and_keeps_the_brightness() -> None:
     images = noise(6, 6, low=110, high=145)
     pixels = images.float() / 255
