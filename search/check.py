@@ -67,7 +67,7 @@ def describe(plan: Plan, file: Path, costs: Estimate | None) -> list[RenderableT
     if config.strategy == "compare":
         each = config.budget.trials // len(config.backbones)
         budget += f" ({each} for each of {len(config.backbones)} backbones)"
-    found = copies(prepared.manifest)
+    found = plan.copies or copies(prepared.manifest)
     full = in_full(found, plan.alike)
     return [
         f"{config.name}: {len(prepared.train)} training, {len(prepared.validation)} validation images; "
@@ -75,6 +75,7 @@ def describe(plan: Plan, file: Path, costs: Estimate | None) -> list[RenderableT
         counts_table(plan),
         *notes(config),
         *prepared.manifest.notes,
+        *prepared.manifest.caveats,
         *copies_lines(found),
         *alike_lines(plan.alike, config),
         *([f"What is too long to be printed is in {file}."] if full and _keep(file, full) else []),

@@ -150,10 +150,11 @@ def next_steps(console: Console, found: SearchFolder) -> None:
     if best(study.trials, study.identity["direction"]) is None:
         console.print(f"No trial was completed; the causes: medtune status {found.path}")
         sys.exit(1)
+    compare = found.config().strategy == "compare"
     console.print(
         "Next:",
-        f"  medtune export {found.path} -o best.yaml",
-        "  medtune final best.yaml",
+        f"  medtune export {found.path} -o best.yaml{' --per backbone' if compare else ''}",
+        f"  medtune final {'best-*.yaml' if compare else 'best.yaml'}",
         f"  medtune report {found.path} -o report.html",
         f"  medtune ui {found.path}",
     )
@@ -193,7 +194,8 @@ def status(options: argparse.Namespace) -> None:
         )
     counts = ", ".join(f"{n} {state}" for state, n in state_counts(study.trials).items()) or "none yet"
     console.print(f"{config.name}: {len(study.trials)} of {config.budget.trials} trials: {counts}")
-    console.print(f"Best: {describe_best(winner, str(config.metric))}" if winner else "No complete trial yet.")
+    shown = f"Best: {describe_best(winner, str(config.metric), config.budget.epochs)}" if winner else ""
+    console.print(shown or "No complete trial yet.")
 
 
 def _short(value: object) -> str:
@@ -252,7 +254,7 @@ def _evaluate(options: argparse.Namespace) -> None:
                 f"  at the model's own temperature {calibrated['temperature']:.3g}: Brier score {brier}"
                 + (f", expected calibration error {error:.4f}" if error is not None else "")
             )
-        console.print(f"  result: {path}")
+        console.print(*(f"  {caveat}" for caveat in result["caveats"]), f"  result: {path}")
 
 
 def report(options: argparse.Namespace) -> None:

@@ -104,7 +104,7 @@ class Console:
             self.print(f"{driver.over}; go on with: medtune resume {found.path}")
         winner = best(study.trials, driver.direction)
         if winner:
-            self.print(f"Best: {describe_best(winner, str(driver.config.metric))}")
+            self.print(f"Best: {describe_best(winner, str(driver.config.metric), driver.config.budget.epochs)}")
 
 
 def state_counts(trials: list[Trial]) -> dict[str, int]:
@@ -112,8 +112,9 @@ def state_counts(trials: list[Trial]) -> dict[str, int]:
     return {str(state): n for state in State if (n := sum(t.state is state for t in trials))}
 
 
-def describe_best(trial: Trial, metric: str) -> str:
-    error = trial.epochs[trial.done].standard_error if trial.epochs else None
+def describe_best(trial: Trial, metric: str, of_fold: int) -> str:
+    """`of_fold`: epochs of a fold, or of a whole trial."""
+    error = trial.standard_error(of_fold)
     spread = f" (standard error {error:.4f})" if error else ""
     what = f"trial {trial.number}, {trial.point['backbone']}, {what_is_trained(trial)}"
     return f"{what}, {metric} {trial.value:.4f}{spread} on validation"
@@ -210,7 +211,7 @@ class View:
         )
         winner = best(trials, self.driver.direction)
         line = Text(
-            f"Best so far: {describe_best(winner, str(self.driver.config.metric))}"
+            f"Best so far: {describe_best(winner, str(self.driver.config.metric), self.driver.config.budget.epochs)}"
             if winner
             else "No complete trial yet"
         )

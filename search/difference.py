@@ -77,11 +77,11 @@ def _results(found: SearchFolder) -> dict[str, str]:
     rows = {"metric": metric, "trials": str(len(study.trials))}
     rows |= {f"trials {state}": str(count) for state, count in state_counts(study.trials).items()}
     winner = best(study.trials, direction)
-    rows["best"] = describe_best(winner, metric) if winner else "none yet"
+    rows["best"] = describe_best(winner, metric, config.budget.epochs) if winner else "none yet"
     for name in config.backbones:
         own = best([t for t in study.trials if t.point["backbone"] == name], direction)
         if own and own.state is State.COMPLETE:
-            error = own.epochs[own.done].standard_error if own.epochs else None
+            error = own.standard_error(config.budget.epochs)
             rows[f"best of {name}"] = f"{own.value:.4f}" + (f" ± {error:.4f}" if error is not None else "")
     return rows
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from spaces.config import OperatingPointConfig
 from trainables.calibration import at_threshold, calibration, operating_point, quality, tempered
 from trainables.data.manifest import Task
 from trainables.data.units import Units
@@ -16,7 +17,6 @@ from trainables.intervals import Interval, group_bootstrap, seed_interval
 from trainables.metrics import PROPER, Over, Undefined, by_class, summary
 from trainables.predictions import Predictions
 
-SPECIFICITY = 0.9  # that thresholds are to reach on validation
 SUBGROUP_RESAMPLES = 2_000
 
 
@@ -39,6 +39,7 @@ def evaluate(
     validation: Predictions | None,
     over: Over = None,
     frozen: Frozen | None = None,
+    point: OperatingPointConfig | None = None,
 ) -> dict[str, Any]:
     """Results of one configuration.
 
@@ -50,6 +51,7 @@ def evaluate(
         validation: what the shipped model predicted for the validation set; None where it learned from it.
         over: numbers of the classes that the metric is averaged over; None is all.
         frozen: temperature and thresholds that were fixed before, instead of fitting them on `validation`.
+        point: what thresholds are to reach on `validation`; the default's by default.
 
     Returns:
         `test` (expected over seeds), `shipped`, `classes`, `subgroups`; and `calibration` and `operating_points`, None
@@ -66,7 +68,9 @@ def evaluate(
         ],
         "subgroups": _subgroups(metric, units, own, classes, over),
         "calibration": _calibrated(units, own, validation, classes, over) if validation else None,
-        "operating_points": _operating_points(names, units, own, validation) if validation else None,
+        "operating_points": (
+            _operating_points(names, units, own, validation, point or OperatingPointConfig()) if validation else None
+        ),
         **(_as_frozen(names, units, own, classes, over, frozen) if frozen else {}),
     }
 
@@ -169,9 +173,9 @@ def _at_frozen(names: list[str], units: Units, own: np.ndarray, point: Mapping[s
 
 
 def _operating_points(
-    names: Sequence[str], units: Units, own: np.ndarray, validation: Predictions
+    names: Sequence[str], units: Units, own: np.ndarray, validation: Predictions, wanted: OperatingPointConfig
 ) -> list[dict[str, Any]]:
-    """Of each class against the rest (of two, of the second alone): sensitivity where specificity was to be .9."""
+    """Of each class against the rest (of two, of the second alone)."""
     found: list[dict[str, Any]] = []
     several = units.truth.ndim == 2
     for c in range(1 if len(names) == 2 and not several else 0, len(names)):
@@ -183,7 +187,8 @@ def _operating_points(
                 own,
                 units.groups,
                 of_class=c,
-                wanted=SPECIFICITY,
+                wanted=wanted.at,
+                target=wanted.target,
             )
         except Undefined as reason:
             found.append({"name": names[c], "undefined": str(reason)})

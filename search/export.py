@@ -16,6 +16,7 @@ from spaces.config import (
     ComparisonConfig,
     DatasetConfig,
     Direction,
+    OperatingPointConfig,
     Protocol,
     ResourcesConfig,
     SearchConfig,
@@ -66,7 +67,8 @@ class Export(Strict):
     found: Found
     direction: Direction
     comparison: ComparisonConfig = ComparisonConfig()
-    """As it was settled before the search."""
+    operating_point: OperatingPointConfig = OperatingPointConfig()
+    """As both were settled before the search."""
     config: TrialConfig
     dataset: DatasetConfig
     digests: Digests
@@ -175,7 +177,7 @@ def _export(
             search=config.name,
             trial=trial.number,
             value=trial.value,
-            standard_error=trial.epochs[trial.done].standard_error,
+            standard_error=trial.standard_error(config.budget.epochs),
             ordered=config.budget.trials,
             complete=complete,
             folds=config.dataset.split.folds,
@@ -183,6 +185,7 @@ def _export(
         ),
         direction=direction,
         comparison=config.comparison,
+        operating_point=config.operating_point,
         config=chosen,
         dataset=config.dataset,
         digests=Digests(

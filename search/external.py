@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from search.evaluation import Frozen, evaluate, metrics_of_seeds
+from search.final_result import EXTERNAL
 from search.ledger import NAME, Ledger
+from search.suitable import labels_from
 from spaces.config import FORMAT, DatasetConfig
 from spaces.mistakes import Mistake
 from spaces.strict import digest, read_yaml
+from trainables.card import CARD, ENSEMBLE, MODEL, read_card
 from trainables.data.manifest import Manifest
 from trainables.data.parts import part
 from trainables.data.pixels import open_many
@@ -22,8 +27,9 @@ from trainables.data.units import units_of
 from trainables.files import write_json
 from trainables.loop import predict
 from trainables.metrics import classes_numbered
-from trainables.model_folder import CARD, Trained, load_model, read_card
+from trainables.model_folder import Trained
 from trainables.place import this_machine
+from trainables.predictor import load_members
 
 
 def evaluate_external(
@@ -33,7 +39,7 @@ def evaluate_external(
 
     Args:
         dataset: a YAML file with a DatasetConfig (as under `dataset:` of a search's settings); its split isn't used.
-        models: model folders that `medtune final` wrote.
+        models: folders of models and of ensembles that `medtune final` wrote.
         again: why this set is opened again, if it was opened before for something else.
 
     Returns:
@@ -44,24 +50,25 @@ def evaluate_external(
             that was opened.
     """
     config, said = _dataset(dataset)
-    loaded = [(folder, load_model(folder)) for folder in models]
+    loaded = [_load(folder) for folder in models]
     storage = models[0].resolve().parent
     manifest = read(config, storage / "external-cache", dataset.parent)
-    problems = [p for folder, trained in loaded for p in _seen_otherwise(folder, trained, said)]
-    problems += [p for folder, trained in loaded for p in _differences(folder, trained, manifest)]
+    problems = [p for model in loaded for p in _seen_otherwise(model.folder, model.members[0], said)]
+    problems += [p for model in loaded for p in _differences(model.folder, model.members[0], manifest)]
     if problems:
         raise Mistake(*problems)
     _refuse_overlap(models[0], manifest)
     ledger = Ledger(_ledger_home(models[0]))
     test = digest(sorted(set(manifest.groups.tolist())))
-    what = digest([str(read_card(folder)["digest"]) for folder in models])
+    what = digest([str(model.card["digest"]) for model in loaded])
     standing = ledger.open(test, what, tuple(sorted({folder.name for folder in models})), len(models), again)
     units, written = units_of(manifest), []
-    for folder, trained in loaded:
+    for model in loaded:
+        folder, card, trained = model.folder, model.card, model.members[0]
         pixels = open_many(manifest, [trained.pixels], storage / "external-cache")[0]
-        place = this_machine()
-        own = predict(trained.model, trained.config, part(manifest, pixels), place)[None]
-        card = read_card(folder)
+        place, images = this_machine(), part(manifest, pixels)
+        of_members = [predict(member.model.to(place.device), member.config, images, place) for member in model.members]
+        own = np.stack(of_members).mean(axis=0, keepdims=True)
         metric, over = str(card["metric"]), classes_numbered(trained.config.classes_averaged, trained.classes)
         frozen = Frozen(card["temperature"], card["operating_points"])
         result = {
@@ -71,6 +78,8 @@ def evaluate_external(
             "dataset": {"reader": config.reader, "digest": manifest.digest()},
             "metric": metric,
             "classes_averaged": trained.config.plain()["classes_averaged"],
+            "labels_from": labels_from(manifest),
+            "caveats": list(manifest.caveats),
             "units": len(units),
             "groups": len(set(units.groups.tolist())),
             "opening": asdict(standing),
@@ -78,10 +87,23 @@ def evaluate_external(
             **evaluate(metric, manifest.task, manifest.classes, units, own, 0, None, over, frozen),
             "metrics": metrics_of_seeds(units, own, manifest.task, over)[0],
         }
-        path = folder.parent / f"{folder.name}-external-{manifest.digest()[:8]}.json"
+        path = folder.parent / f"{folder.name}{EXTERNAL}{manifest.digest()[:8]}.json"
         write_json(path, result)
         written.append((path, result))
     return written
+
+
+@dataclass(frozen=True)
+class _Model:
+    folder: Path
+    card: dict[str, Any]
+    members: list[Trained]
+    """One, or those of an ensemble: seeds of one configuration, which see images alike."""
+
+
+def _load(folder: Path) -> _Model:
+    card = read_card(folder, (MODEL, ENSEMBLE))
+    return _Model(folder, card, load_members(folder, card))
 
 
 def _ledger_home(model: Path) -> Path:

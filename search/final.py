@@ -21,6 +21,7 @@ from search.interval_text import interval_text
 from search.ledger import Ledger, Standing
 from search.model_card import write_model_cards
 from search.plan import concurrent_trials, this_machine_has
+from search.suitable import labels_from
 from search.tracking import settings, start_mirror
 from spaces.config import FORMAT
 from spaces.mistakes import Mistake
@@ -69,8 +70,9 @@ def final(
         same_weights(candidates)
     _resources(first, workers)
     ledgers = [Ledger(Path(storage)) for storage in sorted({c.export.storage for c in candidates})]
-    margin = first.comparison.margin  # part of what is asked: one chosen after looking asks anew
-    what = digest([margin, *([c.export.config.plain(), list(c.seeds), fit] for c in candidates)])
+    margin = first.comparison.margin
+    asked = [margin, first.operating_point.plain()]  # one that is chosen after looking asks anew
+    what = digest([*asked, *([c.export.config.plain(), list(c.seeds), fit] for c in candidates)])
     for ledger in ledgers:
         ledger.refuse_unexplained(prepared.test_digest, what, again)
     folder = _folder(output, Path(first.storage) / first.found.search, what)
@@ -104,6 +106,11 @@ def final(
             "validation": prepared.manifest.take(prepared.validation).class_counts(),
             "test": prepared.test_counts,
         },
+        "labels_from": {
+            "validation": labels_from(prepared.manifest.take(prepared.validation)),
+            "test": labels_from(test),
+        },
+        "caveats": list(test.caveats),
         "test_groups": len(np.unique(test.groups)),
         "test_units": len(np.unique(test.units)),
         "opening": {**asdict(standing), "what": what, "reason": again or ""},
@@ -113,7 +120,7 @@ def final(
     }
     write_json(folder / RESULT, result)
     write_model_cards(folder, result, first, prepared)
-    _tell(reports, comparison, first, standing, fit, folder, console)
+    _tell(reports, comparison, first, standing, fit, test.caveats, folder, console)
     _register(Path(first.storage) / first.found.search, folder, console)
     return folder
 
@@ -175,6 +182,7 @@ def _tell(
     first: Export,
     standing: Standing,
     fit: Fit,
+    test_caveats: Sequence[str],
     folder: Path,
     console: Console,
 ) -> None:
@@ -203,7 +211,7 @@ def _tell(
         if comparison["margin"] is not None:
             near = [row["name"] for row in comparison["recipes"] if row["within_margin"]]
             console.print(f"Within {comparison['margin']:g} of the best for sure: {', '.join(near) or 'none'}.")
-    console.print(f"{standing}.", f"Result: {folder / RESULT}")
+    console.print(*test_caveats, f"{standing}.", f"Result: {folder / RESULT}")
 
 
 def _count(seeds: int) -> str:

@@ -54,7 +54,8 @@ def evaluated(
     folder_of_shipped = folder / "runs" / run_name(candidate, candidate.seeds[shipped], fit)
     validation = Predictions.load(folder_of_shipped / final_run.VALIDATION) if fit == "train" else None
     over = classes_numbered(config.classes_averaged, test.classes)
-    found = evaluate(metric, test.task, test.classes, units, stacked, shipped, validation, over)
+    point = export.operating_point
+    found = evaluate(metric, test.task, test.classes, units, stacked, shipped, validation, over, point=point)
     report: dict[str, Any] = {
         "name": candidate.name,
         "backbone": config.backbone,
@@ -100,7 +101,7 @@ def evaluated(
             folder / f"ensemble-{candidate.name}",
             {seed: folder / "runs" / run_name(candidate, seed, fit) for seed in candidate.seeds},
             stacked,
-            lambda mean, own: evaluate(metric, test.task, test.classes, units, mean, 0, own, over),
+            lambda mean, own: evaluate(metric, test.task, test.classes, units, mean, 0, own, over, point=point),
             of_final,
         )
     return report, stacked

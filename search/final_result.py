@@ -16,6 +16,7 @@ from trainables.calibration import tempered
 from trainables.metrics import Over, Reliability, classes_numbered, predicted, reliability, undefined_reasons
 
 RESULT = "result.json"
+EXTERNAL = "-external-"  # in the name of a model's result on another test set
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,20 @@ class FinalResult:
     """Its name."""
     result: dict[str, Any]
     configurations: tuple[Configuration, ...]
+    externals: tuple[dict[str, Any], ...]
+    """Its models on other test sets, as `search.external` wrote them, by when."""
+
+    @property
+    def labels_differ(self) -> bool:
+        """Whether validation and test were labelled by different sources."""
+        sources = self.result.get("labels_from", {})
+        return len({sources[part] for part in ("validation", "test") if sources.get(part)}) > 1
+
+    @property
+    def caveats_elsewhere(self) -> list[str]:
+        """Of the external sets, those that don't hold for the own test."""
+        own = self.result.get("caveats", [])
+        return [c for c in dict.fromkeys(c for e in self.externals for c in e.get("caveats", [])) if c not in own]
 
 
 def finals(search: Path) -> list[FinalResult]:
@@ -83,7 +98,22 @@ def _read(file: Path) -> FinalResult:
     names = tuple(result["counts"]["test"])
     over = classes_numbered(result.get("classes_averaged"), names)
     configurations = tuple(_configuration(file.parent, report, names, over) for report in result["configurations"])
-    return FinalResult(file.parent.name, result, configurations)
+    return FinalResult(file.parent.name, result, configurations, _externals(file.parent))
+
+
+def _externals(folder: Path) -> tuple[dict[str, Any], ...]:
+    found = []
+    for file in sorted(folder.glob(f"*{EXTERNAL}*.json")):
+        try:
+            result = json.loads(file.read_text(encoding="utf-8"))
+            known = result["format"] == FORMAT
+        except (OSError, ValueError, KeyError, TypeError):
+            known = False
+        if not known:
+            where = f"{folder.name}/{file.name}"
+            raise Mistake(f"{where}: is no result on an external set, or a damaged one; evaluate the model anew.")
+        found.append(result)
+    return tuple(sorted(found, key=lambda result: float(result["time"])))
 
 
 def _configuration(folder: Path, report: dict[str, Any], names: tuple[str, ...], over: Over) -> Configuration:

@@ -85,14 +85,15 @@ def candidates_of(paths: Sequence[Path], seeds: int) -> list[Candidate]:
 
 
 def _differences(first: Export, other: Export) -> list[tuple[str, str, str]]:
-    """What the metric means, where two exports differ in it: its setting's name, and both values in words."""
+    """What is asked of the test, where two exports differ in it: the setting's name, and both values in words."""
 
     def of(export: Export) -> dict[str, str]:
-        averaged, margin = export.config.classes_averaged, export.comparison.margin
+        averaged, margin, point = export.config.classes_averaged, export.comparison.margin, export.operating_point
         return {
             "metric": export.config.metric,
             "classes_averaged": ", ".join(averaged) if averaged else "all",
             "comparison.margin": "none" if margin is None else f"{margin:g}",
+            "operating_point": f"{point.target} {point.at:g}",
         }
 
     ours, theirs = of(first), of(other)

@@ -11,6 +11,7 @@ from typing import Any
 
 from search.cluster import sources_digest
 from search.plan import Plan
+from search.suitable import labels_from
 from spaces.config import FORMAT, SearchConfig
 from spaces.mistakes import Mistake
 
@@ -48,6 +49,10 @@ def identity(plan: Plan) -> dict[str, Any]:
         "split": plan.prepared.split_digest,
         "test": plan.prepared.test_digest,
         "counts": counts(plan),
+        "labels_from": {
+            name: labels_from(plan.prepared.manifest.take(rows))
+            for name, rows in (("train", plan.prepared.train), ("validation", plan.prepared.validation))
+        },
         "weights": {name: weights_identity(config, name) for name in config.backbones},
         "code": code_digest(),
         "files": code_files(),

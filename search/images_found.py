@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from spaces.config import SearchConfig
 from trainables.data.audit import Alike, Copies, Shapes
@@ -14,15 +15,16 @@ SHOWN_OF_SET = 5  # images of a set that look alike
 
 
 def copies_lines(found: Copies) -> list[str]:
-    """Byte-identical images among training and validation, conflicts first."""
+    """Byte-identical images of all parts, conflicts first."""
     if not found.images:
-        return ["No image of training and validation stands there twice, byte for byte."]
+        return ["No image of any part stands there twice, byte for byte."]
     lines = [f"{found.images} images are byte-identical copies of {found.contents} different ones."]
-    if found.conflicts:
-        shown = [f"  {', '.join(paths)}" for paths in found.conflicts]
-        lines += [f"{len(shown)} of them are labelled differently in their copies:", *shown[:SHOWN]]
-        if len(shown) > SHOWN:
-            lines.append(f"  and {len(shown) - SHOWN} more")
+    for what, sets in (("differently", found.conflicts), ("alike", found.agreeing)):
+        if sets:
+            lines.append(f"{len(sets)} of them are labelled {what} in their copies:")
+            lines += [f"  {_listed(paths, SHOWN_OF_SET)}" for paths in sets[:SHOWN]]
+        if len(sets) > SHOWN:
+            lines.append(f"  and {len(sets) - SHOWN} more")
     return lines
 
 
@@ -61,19 +63,28 @@ def _remedy(config: SearchConfig) -> str:
 
 
 def _set(one: Alike, most: int | None = None) -> str:
-    listed = ", ".join(f"{path} ({part})" for path, part in one.images[:most])
-    more = f" and {len(one.images) - most} more" if most is not None and len(one.images) > most else ""
-    return f"{listed}{more}{'; different labels' if one.labels_differ else ''}"
+    listed = _listed([f"{path} ({part})" for path, part in one.images], most)
+    return f"{listed}{'; different labels' if one.labels_differ else ''}"
+
+
+def _listed(images: Sequence[str], most: int | None = None) -> str:
+    more = f" and {len(images) - most} more" if most is not None and len(images) > most else ""
+    return ", ".join(images[:most]) + more
 
 
 def in_full(found: Copies, alike: tuple[Alike, ...]) -> list[str]:
     """What is too long to be printed."""
     lines = []
-    if len(found.conflicts) > SHOWN:
-        lines += ["Copies of one image with different labels:", *(f"  {', '.join(paths)}" for paths in found.conflicts)]
-    if len(alike) > SHOWN or any(len(one.images) > SHOWN_OF_SET for one in alike[:SHOWN]):
+    for what, sets in (("different labels", found.conflicts), ("one label", found.agreeing)):
+        if _too_long(sets):
+            lines += [f"Copies of one image with {what}:", *(f"  {_listed(paths)}" for paths in sets)]
+    if _too_long([one.images for one in alike]):
         lines += [f"Images that look alike ({DISTANCE}), a set a line:", *(f"  {_set(one)}" for one in alike)]
     return lines
+
+
+def _too_long(sets: Sequence[Sequence[object]]) -> bool:
+    return len(sets) > SHOWN or any(len(one) > SHOWN_OF_SET for one in sets)
 
 
 def shapes_lines(found: Shapes, images: int) -> list[str]:

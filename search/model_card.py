@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from search.disclosure import public_label
 from search.export import Export
-from search.interval_text import interval_text
+from search.interval_text import interval_text, unreliable
 from spaces.backbone import backbone
 from trainables.card import ENSEMBLE, MODEL, README, read_card
 from trainables.data.prepared import Prepared
@@ -78,6 +78,7 @@ def card_text(model: Path, result: dict[str, Any], report: dict[str, Any], data:
         counts=counts,
         expected=report["test"],
         classes_averaged=result.get("classes_averaged"),
+        caveats=result.get("caveats", []),
         by_class=report["classes"],
         calibration=(report["ensemble"] if is_ensemble else report)["calibration"],
         scarce=[name for name in card["classes"] if counts["test"][name] < LEAST],
@@ -96,7 +97,9 @@ def _interval(interval: dict[str, Any]) -> str:
     """In a table, where there is no room for warnings."""
     if interval["value"] is not None and interval["low"] is None:
         return f"{interval['value']:.4f} (no interval)"
-    return _cell(interval_text({**interval, "warnings": interval["warnings"] if interval["value"] is None else []}))
+    if interval["value"] is None:
+        return _cell(interval_text(interval))
+    return _cell(interval_text({**interval, "warnings": []}) + (" (few groups)" if unreliable(interval) else ""))
 
 
 def _number(value: float | None) -> str:

@@ -33,8 +33,8 @@ def note(
         lines.append("No complete trial yet.")
     else:
         what = ", ".join(f"{k} {public_value(v)}" for k, v in winner.point.items() if NAME.fullmatch(k))
-        last = winner.epochs.get(winner.done)
-        error = f" (standard error {last.standard_error:.4f})" if last and last.standard_error is not None else ""
+        spread = winner.standard_error(int(search.settings.get("budget.epochs", winner.done)))
+        error = f" (standard error {spread:.4f})" if spread is not None else ""
         lines.append(
             f"Best so far: trial {winner.number}, {search.metric} {winner.value:.4f}{error}: {what}. The best of many "
             "is too good on average; a final tells more."
@@ -43,6 +43,8 @@ def note(
     if not driven and (counts.get(State.RUNNING) or (ordered.isdigit() and ended < int(ordered))):
         commands["go on"] = f"medtune resume {name}"
     elif not driven:
-        commands |= {"export": f"medtune export {name} -o best.yaml", "make a final": "medtune final best.yaml"}
+        compare = search.settings.get("strategy") == "compare"
+        commands["export"] = f"medtune export {name} -o best.yaml{' --per backbone' if compare else ''}"
+        commands["make a final"] = f"medtune final {'best-*.yaml' if compare else 'best.yaml'}"
         commands["report"] = f"medtune report {name} -o report.html"
     return "\n\n".join([*lines, *finals, *(f"To {what}: `{command}`" for what, command in commands.items())])

@@ -22,7 +22,7 @@ from spaces.mistakes import Mistake, nearest
 from spaces.policy import Policy, policy, refuse_beyond
 from spaces.protocol import apply, with_warmup
 from trainables.augment import stored_at
-from trainables.data.audit import Alike, look_at_images, refuse_damaged, refuse_unusable
+from trainables.data.audit import Alike, Copies, copies, look_at_images, refuse_damaged, refuse_unusable
 from trainables.data.manifest import Manifest
 from trainables.data.order import global_batches
 from trainables.data.parts import Progress, pixel_spec
@@ -48,6 +48,8 @@ class Plan:
     """Trials at once on this machine."""
     alike: tuple[Alike, ...] = ()
     """Images that look alike, of the test too, where all of them were looked at."""
+    copies: Copies | None = None
+    """Byte-identical images, of the test too; None where nobody asked."""
 
     @property
     def direction(self) -> Direction:
@@ -162,7 +164,8 @@ def plan(
     alike = attempt(lambda: look_at_images(*listed[1:], cache, progress)) if thorough and listed else ()
     if problems or space is None or prepared is None or first is None or concurrent is None:
         raise Mistake(*dict.fromkeys(problems), full=dict.fromkeys(full))
-    return Plan(config, space, prepared, first, concurrent, alike or ())
+    found = copies(listed[1]) if thorough and listed else None
+    return Plan(config, space, prepared, first, concurrent, alike or (), found)
 
 
 def in_test(manifest: Manifest, parts: np.ndarray) -> Manifest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -90,6 +91,20 @@ class Trial:
         """The metric after each epoch that it is defined for, in order."""
         reached = (self.epochs[e].value for e in sorted(self.epochs) if up_to is None or e <= up_to)
         return [value for value in reached if value is not None]
+
+    def standard_error(self, of_fold: int, up_to: int | None = None) -> float | None:
+        """Of the trial's value up to an epoch. With folds of the mean over those that are complete: they validate on
+        different groups, so that their errors are independent, given the models.
+
+        Args:
+            of_fold: epochs of a fold, or of the whole trial where there is one.
+            up_to: an epoch; the last by default.
+        """
+        last = self.done if up_to is None else up_to
+        ends = list(range(of_fold, last + 1, of_fold)) or [last]
+        errors = [self.epochs[end].standard_error if end in self.epochs else None for end in ends]
+        known = [error for error in errors if error is not None]
+        return math.hypot(*known) / len(ends) if len(known) == len(ends) else None
 
 
 def best(trials: Sequence[Trial], direction: Direction) -> Trial | None:

@@ -30,6 +30,7 @@ from search.console import duration, state_counts, what_is_trained
 from search.disclosure import public_cause
 from search.final_result import Configuration, FinalResult, finals
 from search.folder import SearchFolder, to_yaml
+from search.interval_text import unreliable
 from search.ledger import Ledger, Standing
 from search.optimism import corrections
 from search.record import State, Trial, best
@@ -133,6 +134,10 @@ class Page:
         """Backbones that started from random weights."""
         return [name for name, weights in self.identity["weights"].items() if weights == "random"]
 
+    def error(self, trial: Trial) -> float | None:
+        """Standard error of a trial's value."""
+        return trial.standard_error(self.config.budget.epochs)
+
     @property
     def ended(self) -> list[Trial]:
         """Those that ended without a value."""
@@ -181,9 +186,10 @@ def report(searches: Sequence[SearchFolder], output: Path) -> Path:
     )
     environment.filters.update(
         value=_value, short=_short, hours=_hours, duration=duration, cause=public_cause, label=_label, words=_words,
-        key=_key, times=lambda n: _count(n, "time"), count_of=_count, cell=_cell,
+        key=_key, sentence=_sentence, unreliable=unreliable, times=lambda n: _count(n, "time"), count_of=_count,
+        cell=_cell,
     )  # fmt: skip
-    environment.globals.update(what_is_trained=what_is_trained, error=_error, State=State)
+    environment.globals.update(what_is_trained=what_is_trained, State=State)
     text = environment.get_template(TEMPLATES[kind]).render(
         pages=pages,
         across=_across(pages) if len(pages) > 1 else None,
@@ -442,11 +448,6 @@ def _across(pages: Sequence[Page]) -> dict[str, Any]:
     return {"columns": columns, "rows": rows}
 
 
-def _error(trial: Trial) -> float | None:
-    """Standard error of the metric after a trial's last epoch."""
-    return trial.epochs[trial.done].standard_error if trial.epochs else None
-
-
 def _value(value: float | None) -> str:
     return "not defined" if value is None else f"{value:.4f}"
 
@@ -466,6 +467,12 @@ def _key(key: str) -> str:
     """`layer_decay (mae)` of `layer_decay@mae`."""
     name, _, scope = key.partition("@")
     return f"{name} ({scope})" if scope else name
+
+
+def _sentence(text: str) -> str:
+    """Of a caveat: from its capital on, ending in a full stop. Without what looks like a path."""
+    shown = re.sub(r"\S*[/\\]\S*", "...", text)
+    return shown[:1].upper() + shown[1:].rstrip(".") + "."
 
 
 def _count(number: int, one: str, many: str = "") -> str:

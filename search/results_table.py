@@ -8,16 +8,17 @@ import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from search.disclosure import public_cause, public_value
+from search.disclosure import public_cause, public_label, public_value
 from search.final_result import finals
 from search.folder import SearchFolder
 from search.spent import devices
 
 COLUMNS = (
-    "kind", "search", "dataset", "part", "metric", "backbone", "trial", "state", "cause", "value", "standard_error",
-    "low", "high", "level", "epochs", "seeds", "device_hours",
+    "kind", "search", "dataset", "part", "labels_from", "metric", "backbone", "trial", "state", "cause", "value",
+    "standard_error", "low", "high", "level", "epochs", "seeds", "device_hours",
 )  # fmt: skip
-"""Before the parameters of trials, a column each. `kind` is trial or final; `part` is what the value is measured on."""
+"""Before the parameters of trials, a column each. `kind` is trial or final; `part` is what the value is measured on,
+`labels_from` who labelled it, where the dataset says: values against labels of two sources don't belong together."""
 
 
 def results_table(searches: Sequence[SearchFolder]) -> str:
@@ -46,16 +47,16 @@ def results_table(searches: Sequence[SearchFolder]) -> str:
 def _trials(found: SearchFolder) -> Iterator[dict[str, Any]]:
     config, study = found.config(), found.study()
     for trial in study.trials:
-        last = trial.epochs[trial.done] if trial.epochs else None
         values = trial.values()
         yield {
             "kind": "trial",
             "part": "validation",
+            "labels_from": _source(study.identity, "validation"),
             "trial": trial.number,
             "state": str(trial.state) if trial.state.terminal else "unfinished",
             "cause": public_cause(trial.cause),
             "value": trial.value if trial.value is not None else values[-1] if values else None,
-            "standard_error": last.standard_error if last else None,
+            "standard_error": trial.standard_error(config.budget.epochs),
             "epochs": trial.done,
             "device_hours": trial.seconds * devices(config.resources) / 3600,
             **{name: _plain(value) for name, value in trial.point.items()},
@@ -70,6 +71,7 @@ def _finals(found: SearchFolder) -> Iterator[dict[str, Any]]:
             yield {
                 "kind": "final",
                 "part": "test",
+                "labels_from": _source(final.result, "test"),
                 "metric": final.result["metric"],
                 "backbone": report["backbone"],
                 "trial": report["found"]["trial"],
@@ -77,6 +79,11 @@ def _finals(found: SearchFolder) -> Iterator[dict[str, Any]]:
                 **{name: test[name] for name in ("value", "low", "high", "level")},
                 "seeds": len(report["seeds"]),
             }
+
+
+def _source(of: dict[str, Any], part: str) -> str:
+    source = of.get("labels_from", {}).get(part, "")
+    return public_label(source) if source else ""
 
 
 def _plain(value: Any) -> Any:

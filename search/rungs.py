@@ -185,7 +185,7 @@ class Rungs:
         paired = self._paired_error(trial, last_in, epoch, proper)
         if proper and paired is None:
             return self._judge(trial, epoch, peers, proper=False)
-        noise = paired if paired is not None else last_in.epochs[epoch].standard_error or 0.0
+        noise = paired if paired is not None else last_in.standard_error(self.of_fold, epoch) or 0.0
         if merit >= needed - noise:
             return Decision(True)
         name, error = "log loss" if proper else "score", "paired standard error" if paired else "standard error"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from spaces.config import SearchConfig, TrialConfig
 from spaces.dimensions import Space, Value
 from spaces.mistakes import Mistake, nearest
@@ -62,6 +64,11 @@ def check_sources(prepared: Prepared) -> None:
                 f"dataset.split: the {name} part would hold labels of {' and of '.join(sources)}, whose values don't "
                 "belong in one figure; keep the dataset's own split (official: true)."
             )
+
+
+def labels_from(manifest: Manifest) -> str:
+    """Where the labels of some rows come from; nothing for datasets that don't say."""
+    return " and ".join(sorted(set(manifest.attributes.get(SOURCES, np.array([])).tolist())))
 
 
 def check_task(space: Space, manifest: Manifest) -> None:

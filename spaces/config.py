@@ -44,6 +44,7 @@ Side = Literal["keep", "left"]
 Protocol = Literal["own", "paper"]
 Value = Literal["last", "best"]
 Schedule = Literal["cosine", "constant"]
+Target = Literal["specificity", "sensitivity"]
 
 
 class SplitConfig(Strict):
@@ -127,6 +128,15 @@ class ComparisonConfig(Strict):
     """Largest difference of the metric that wouldn't matter; a final says who is within it of the best."""
 
 
+class OperatingPointConfig(Strict):
+    """Where on the ROC curve a final tells of each class what it comes to. The threshold that reaches it is fixed on
+    validation."""
+
+    target: Target = "specificity"
+    at: float = Field(default=0.9, gt=0, lt=1)
+    """What is to be reached; the other one is then as good as it can be."""
+
+
 class ResourcesConfig(Strict):
     """What one trial occupies, and how many run at once."""
 
@@ -192,6 +202,7 @@ class SearchConfig(Strict):
     """Classes or findings that a macro metric is averaged over: all by default. A choice made before the search, where
     some can't be estimated on validation or test, and told with every result."""
     comparison: ComparisonConfig = ComparisonConfig()
+    operating_point: OperatingPointConfig = OperatingPointConfig()
     direction: Direction | None = None
     """Follows from the metric; may be said, and must then agree."""
     stopping: StoppingConfig = StoppingConfig()

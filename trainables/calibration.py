@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from scipy import special
@@ -16,14 +15,13 @@ from scipy.optimize import minimize_scalar
 from sklearn.metrics import roc_curve
 from sklearn.model_selection import GroupKFold
 
+from spaces.config import Target
 from trainables.intervals import Interval, group_bootstrap
 from trainables.metrics import PROPER, Over, Undefined, against_rest, checked, compute
 
 COLDEST, HOTTEST = 0.02, 50.0
 """Temperatures that are searched: of a perfect validation set the likeliest would be 0."""
 FOLDS = 5
-
-Target = Literal["specificity", "sensitivity"]
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,9 @@ def load_predictor(folders: Sequence[Path]) -> Predictor:
                 f"{folder / CARD}: is for {card['task']} of {', '.join(card['classes'])}, {folders[0]} for "
                 f"{first['task']} of {', '.join(first['classes'])}; give models of one task and the same classes."
             )
-    members = tuple(member for folder, card in zip(folders, cards, strict=True) for member in _members(folder, card))
+    members = tuple(
+        member for folder, card in zip(folders, cards, strict=True) for member in load_members(folder, card)
+    )
     alone = len(folders) == 1
     return Predictor(
         members=members,
@@ -147,7 +149,15 @@ def load_predictor(folders: Sequence[Path]) -> Predictor:
     )
 
 
-def _members(folder: Path, card: dict[str, Any]) -> list[Trained]:
+def load_members(folder: Path, card: dict[str, Any]) -> list[Trained]:
+    """The model in a folder, or those that its ensemble is the mean of.
+
+    Args:
+        card: of the folder, as `read_card` gives it.
+
+    Raises:
+        Mistake: a damaged one, or others than the ensemble was made with.
+    """
     if card["kind"] == MODEL:
         return [load_model(folder)]
     for name, expected in card["members"].items():

@@ -60,7 +60,7 @@ def test_what_can_be_known(place: Path) -> None:
     assert "100 trials (50 for each of 2 backbones)" in text
     assert "train images  train groups  validation images" in text and "units" not in text.split("\n")[2]
     assert "120 grey images: all 8 x 8 pixels" in text
-    assert "No image of training and validation stands there twice" in text
+    assert "No image of any part stands there twice" in text
     assert "WARNING: 100 trials would rank noise" in text or "too small to tell" in text
     assert "WARNING: few groups in validation" in text
     assert text.rstrip().endswith("Everything is in order.") and not kept(place).exists()

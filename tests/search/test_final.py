@@ -15,6 +15,7 @@ from search.folder import SearchFolder
 from spaces.mistakes import Mistake
 from tests.search.conftest import write_digits
 from tests.search.finals import final_of, search_of
+from trainables.data.manifest import ALONE
 from trainables.metrics import compute
 from trainables.model_folder import read_card
 
@@ -29,7 +30,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(data: Path) -> SearchFolder:
-    return search_of(data)
+    return search_of(data, operating_point={"target": "sensitivity", "at": 0.95})
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +90,38 @@ def test_another_margin_is_another_question(found: SearchFolder, made: Path, tmp
     paths[1].write_text(paths[1].read_text().replace("margin: 0.8", "margin: 0.9"))
     with pytest.raises(Mistake, match=r"comparison\.margin is 0\.9, in .* it is 0\.8"):
         final(paths, seeds=3, output=tmp_path / "out")
+
+
+def test_thresholds_reach_what_was_settled(result: dict[str, Any], made: Path) -> None:
+    points = [
+        point
+        for configuration in result["configurations"]
+        for of in (configuration, configuration["ensemble"])
+        for point in of["operating_points"]
+    ]
+    assert len(points) == 40
+    for point in points:
+        assert (point["target"], point["wanted"]) == ("sensitivity", 0.95) and point["validation_sensitivity"] >= 0.95
+    card = read_card(made / f"model-{result['configurations'][0]['name']}")
+    assert card["operating_points"] == result["configurations"][0]["operating_points"]
+
+
+def test_another_operating_point_is_another_question(found: SearchFolder, made: Path, tmp_path: Path) -> None:
+    paths = [path for path, _ in export(found, tmp_path / "best.yaml", per="backbone")]
+    for path in paths:
+        path.write_text(path.read_text().replace("at: 0.95", "at: 0.9"))
+    with pytest.raises(Mistake, match="opened before"):
+        final(paths, seeds=3, output=tmp_path / "out")
+    paths[1].write_text(paths[1].read_text().replace("target: sensitivity", "target: specificity"))
+    with pytest.raises(Mistake, match=r"operating_point is specificity 0\.9, in .* it is sensitivity 0\.9"):
+        final(paths, seeds=3, output=tmp_path / "out")
+
+
+def test_what_limits_every_figure_goes_with_it(result: dict[str, Any], made: Path) -> None:
+    assert result["caveats"] == [ALONE]
+    assert result["labels_from"] == {"validation": "", "test": ""}, "a folder doesn't say who labelled it"
+    for model in [*made.glob("model-*"), *made.glob("ensemble-*")]:
+        assert ALONE in (model / "README.md").read_text()
 
 
 def test_an_export_says_what_its_value_means(found: SearchFolder, made: Path) -> None:

@@ -132,6 +132,22 @@ def test_what_is_short_is_not_kept() -> None:
     assert in_full(none, (one,) * 10) == [] and len(in_full(none, (one,) * 11)) == 12
     conflicts = Copies(22, 11, tuple((f"{i}.png", f"{i}b.png") for i in range(11)))
     assert copies_lines(conflicts)[-1] == "  and 1 more" and len(in_full(conflicts, (one,))) == 12
+    many = Copies(8, 2, (("a.png", "b.png"),), (tuple(f"c{i}.png" for i in range(6)),))
+    assert copies_lines(many)[-1] == "  c0.png, c1.png, c2.png, c3.png, c4.png and 1 more"
+    assert in_full(many, ()) == ["Copies of one image with one label:", f"  {', '.join(many.agreeing[0])}"]
+
+
+def test_copies_within_the_test_are_told_too(tmp_path: Path, write_image: Callable[..., Path]) -> None:
+    root = tmp_path / "data"
+    config = settings("csv", root, good_csv(root, write_image))
+    _, manifest, parts = prepare_for_audit(config.dataset, tmp_path / "cache", None)
+    tested, labels = np.flatnonzero(parts == "test"), manifest.labels
+    [first, other] = (next(int(row) for row in tested if labels[row] == label) for label in (0, 1))
+    (root / manifest.paths[other]).write_bytes((root / manifest.paths[first]).read_bytes())
+    planned = plan(config, tmp_path, thorough=True)
+    assert planned.copies is not None
+    assert set(planned.copies.conflicts[0]) == {manifest.paths[first], manifest.paths[other]}
+    assert "1 of them are labelled differently in their copies:" in copies_lines(planned.copies)
 
 
 def test_nothing_alike(tmp_path: Path, write_image: Callable[..., Path]) -> None:

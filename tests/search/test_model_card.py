@@ -59,6 +59,15 @@ def test_what_is_promised_is_on_it(final: Path, told: tuple[dict[str, Any], dict
     assert "jane_doe" not in text and "/" + "tmp" not in text and ".png" not in text.lower().replace("png, jpeg", "")
 
 
+def test_an_interval_of_few_groups_says_so(final: Path, told: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    result, report = told
+    [model] = final.glob("model-*")
+    for warnings, mark in (([], ""), (["interval unreliable: 4 groups, at least 10 are needed"], " (few groups)")):
+        test = {**report["test"], "value": 0.7, "low": 0.5, "high": 0.9, "warnings": warnings}
+        text = card_text(model, result, {**report, "test": test}, DATA)
+        assert f"| 0.7000 [0.5000, 0.9000]{mark} |" in text
+
+
 def test_the_ensembles_card_is_its_own(final: Path, told: tuple[dict[str, Any], dict[str, Any]]) -> None:
     [ensemble] = final.glob("ensemble-*")
     text = (ensemble / README).read_text()

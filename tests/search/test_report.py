@@ -293,6 +293,42 @@ def test_a_second_final_and_what_people_wrote_in_it(found: SearchFolder, tmp_pat
     assert "--seeds 2 --fit all" in text
 
 
+def test_labels_of_two_sources_are_told_apart(found: SearchFolder, tmp_path: Path) -> None:
+    copy = tmp_path / "found"
+    shutil.copytree(found.path, copy)
+    file = copy / "final" / "result.json"
+    result = json.loads(file.read_text())
+    result["labels_from"] = {"validation": "reports", "test": "radiologists"}
+    result["caveats"] = ["digits: drawn by hand, in a/secret/folder say."]
+    file.write_text(json.dumps(result))
+    [made] = finals(copy)
+    assert made.labels_differ and not finals(found.path)[0].labels_differ
+    html = report([SearchFolder(copy)], tmp_path / "r.html").read_text(encoding="utf-8")
+    text = Page(html).text
+    assert not Page(html).problems and "labels by reports radiologists" in text
+    assert "(d) is measured against other labels than (a) to (c)" in text
+    assert "Digits: drawn by hand, in ... say." in text
+    assert "- Digits: drawn by hand, in ... say." in report([SearchFolder(copy)], tmp_path / "r.md").read_text()
+    rows = list(csv.DictReader(report([SearchFolder(copy)], tmp_path / "r.csv").open()))
+    assert {row["labels_from"] for row in rows if row["kind"] == "final"} == {"radiologists"}
+    assert {row["labels_from"] for row in rows if row["kind"] == "trial"} == {""}, "digits don't say"
+
+
+def test_intervals_of_few_groups_are_marked(page: Page, found: SearchFolder) -> None:
+    """Ten classes of 60 test images: none has ten groups."""
+    (made,) = finals(found.path)
+    [first, _] = made.configurations
+    shown = first.report["test"]
+    assert any(note.startswith("interval unreliable") for note in shown["warnings"]), "what the mark goes by"
+    assert f"{shown['value']:.4f} [{shown['low']:.4f}, {shown['high']:.4f}]*" in page.text
+    points = [p for p in first.report["operating_points"] if "threshold" in p]
+    sure, few = next((p["specificity"], p["sensitivity"]) for p in points if p["specificity"]["low"] is not None)
+    shown = f"{sure['value']:.4f} [{sure['low']:.4f}, {sure['high']:.4f}]"
+    assert sure["groups"] >= 10 > few["groups"]
+    assert f"{shown}{sure['groups']} groups" in page.text.replace("] ", "]"), "no mark"
+    assert f"{few['groups']} groups" in page.text and "isn't to be trusted" in page.text
+
+
 def test_undefined_is_never_a_number(found: SearchFolder, tmp_path: Path) -> None:
     """A class without test images: its recall, and what rests on it, isn't defined, and the page says why."""
     copy = tmp_path / "found"
@@ -406,6 +442,10 @@ def test_as_markdown(found: SearchFolder, data: Path, tmp_path: Path) -> None:
     shown = made.configurations[0].report["test"]
     assert f"{shown['value']:.4f} [{shown['low']:.4f}, {shown['high']:.4f}]" in text
     assert "device-hours (CPUs) in epochs" in text and "opened 1 time" in text
+    worth = next(block for block in blocks if block.startswith("| configuration | (a) found"))
+    again = made.configurations[0].report["reseeded"]
+    assert f"| {again['value']:.4f} | none | {shown['value']:.4f} [" in worth.replace("\\", "")
+    assert "can't prove that nobody looked elsewhere" in text
     assert "| 3 | failed | 0 | RuntimeError |" in text
     assert found.study().identity["split"] in text
 

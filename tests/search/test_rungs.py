@@ -112,6 +112,28 @@ def test_folds_are_judged_whole() -> None:
     assert judged(0, 6, [luck_at_first, steady]), "nothing is decided within a fold"
 
 
+def test_the_standard_error_over_folds_is_that_of_their_mean() -> None:
+    one = trial(0, [0.9] * 8)
+    errors = {4: 0.3, 8: 0.4}
+    one.epochs = {e: Epoch(e, 0.9, errors.get(e, 9.0), 1.0, {}, 1.0, 0.0) for e in range(1, 9)}
+    assert one.standard_error(4) == pytest.approx(0.25), "half the root of .3 squared and .4 squared"
+    assert one.standard_error(4, up_to=4) == 0.3 and one.standard_error(8) == 0.4
+    assert one.standard_error(4, up_to=7) == 0.3, "of the folds that are complete"
+    assert one.standard_error(20) == 0.4, "within the first fold, the last epoch's"
+    one.epochs[4] = Epoch(4, None, None, 1.0, {}, 1.0, 0.0)
+    assert one.standard_error(4) is None and trial(1, []).standard_error(4) is None
+
+
+def test_unpaired_folds_are_judged_by_the_error_of_their_mean() -> None:
+    """A gap of .04 between means over two folds whose errors are .05 each: more than .035."""
+
+    def after(epoch: int) -> bool:
+        trials = [trial(0, [0.9] * 8, error=0.05), trial(1, [0.86] * 8, error=0.05)]
+        return decide(trials, 1, epoch, epochs=4, stopping=HALVING, direction="maximize", folds=3).go_on
+
+    assert after(4) and not after(8)
+
+
 RNG = np.random.default_rng(0)
 COMMON = RNG.normal(size=500)
 """What each of 500 groups does to every trial's score: most of what varies cancels out between two trials."""

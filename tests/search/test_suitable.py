@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from search.plan import check_side
-from search.suitable import check_metric, check_sources, check_strategy, check_task
+from search.suitable import check_metric, check_sources, check_strategy, check_task, labels_from
 from spaces.config import SearchConfig
 from spaces.dimensions import Space
 from spaces.library import assemble
@@ -151,6 +151,8 @@ def test_a_metric_over_classes_that_were_chosen() -> None:
         ({"classes_averaged": []}, "at least 1"),
         ({"comparison": {"margin": 0}}, "greater than 0"),
         ({"comparison": {"margins": 0.1}}, 'Did you mean "margin"'),
+        ({"operating_point": {"target": "recall"}}, "operating_point.target"),
+        ({"operating_point": {"at": 1}}, "less than 1"),
     ],
 )
 def test_what_is_settled_before_the_search_is_strict(changes: dict[str, Any], word: str) -> None:
@@ -176,6 +178,9 @@ def test_labels_of_two_sources_do_not_share_a_part() -> None:
     with pytest.raises(Mistake, match="reports"):
         check_sources(prepared(replace(four, attributes={"labels from": apart[[0, 2, 1, 3]]}), GOOD, folds))
     check_sources(prepared(four, GOOD, folds))
+    said = replace(four, attributes={"labels from": apart})
+    assert [labels_from(said.take(np.array(rows))) for rows in folds] == ["reports", "radiologists"]
+    assert labels_from(said) == "radiologists and reports" and labels_from(four) == ""
 
 
 def test_a_side_needs_a_breast() -> None:

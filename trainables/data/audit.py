@@ -38,6 +38,8 @@ class Copies:
     """Different ones among them."""
     conflicts: tuple[tuple[str, ...], ...]
     """Paths of copies whose labels differ, copies of one image together."""
+    agreeing: tuple[tuple[str, ...], ...] = ()
+    """The same of those that are labelled alike."""
 
 
 def copies(manifest: Manifest) -> Copies:
@@ -48,11 +50,13 @@ def copies(manifest: Manifest) -> Copies:
     differs = ~same if same.ndim == 1 else ~same.all(axis=1)
     order = np.argsort(content, kind="stable")
     ends = counts.cumsum()
-    conflicts = tuple(
-        tuple(manifest.paths[order[ends[c] - counts[c] : ends[c]]].tolist()) for c in np.unique(content[differs])
-    )
-    several = counts > 1
-    return Copies(int(counts[several].sum()), int(several.sum()), conflicts)
+    several, conflicting = counts > 1, np.unique(content[differs])
+
+    def of(contents: np.ndarray) -> tuple[tuple[str, ...], ...]:
+        return tuple(tuple(manifest.paths[order[ends[c] - counts[c] : ends[c]]].tolist()) for c in contents)
+
+    agreeing = np.setdiff1d(np.flatnonzero(several), conflicting)
+    return Copies(int(counts[several].sum()), int(several.sum()), of(conflicting), of(agreeing))
 
 
 @dataclass(frozen=True)

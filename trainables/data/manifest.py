@@ -19,6 +19,11 @@ from trainables.files import replacing
 
 Task = Literal["classification", "ordinal", "multilabel"]
 Combine = Literal["mean", "max"]
+ALONE = (
+    "Which images are of one patient or lesion isn't known: parts may share some, and intervals, which take images for "
+    "independent that aren't copies, may be too narrow."
+)
+"""A caveat of datasets without groups."""
 OFFICIAL = ("", "train", "validation", "test")
 UNCERTAIN = -1.0  # of a finding that the report is unsure of; NaN is one that it doesn't mention
 _ARRAYS = ("paths", "contents", "labels", "groups", "official", "units", "truth")
@@ -53,6 +58,9 @@ class Manifest:
     nowhere."""
     notes: tuple[str, ...] = ()
     """What the person should know of how the dataset was read, in full sentences."""
+    caveats: tuple[str, ...] = ()
+    """What whoever sees a figure made on these images should know, in full sentences without names of files, columns or
+    people: reports and model cards show it."""
     units: np.ndarray = None  # type: ignore[assignment]
     """[N] str, what is reported on (an image, a breast, a study): predictions of a unit's rows are combined before they
     are scored. A unit lies within a group. By default each row is a unit."""
@@ -152,6 +160,7 @@ class Manifest:
             "metric": self.metric,
             "policy": self.policy,
             "notes": list(self.notes),
+            "caveats": list(self.caveats),
             "combine": self.combine,
             "crop": self.crop,
         }
@@ -190,6 +199,7 @@ class Manifest:
                 metric=meta["metric"],
                 policy=meta["policy"],
                 notes=tuple(meta["notes"]),
+                caveats=tuple(meta.get("caveats", ())),  # none in files that came before them
                 combine=meta["combine"],
                 crop=meta["crop"],
                 attributes={

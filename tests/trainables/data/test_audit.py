@@ -28,6 +28,7 @@ def test_copies_and_those_with_other_labels(
         write_image(tmp_path / f"{index}.png", value)
     found = copies(listed(tmp_path, [f"{i}.png" for i in range(len(values))]))
     assert (found.images, found.contents, found.conflicts) == (5, 2, (("3.png", "4.png"),))
+    assert found.agreeing == (("0.png", "2.png", "6.png"),)
 
 
 def test_findings_that_are_not_mentioned_in_either_copy_are_no_conflict() -> None:

@@ -11,7 +11,9 @@ from trainables.data.manifest import Manifest
 
 
 def test_saved_and_loaded_is_the_same(invented, tmp_path: Path) -> None:
-    manifest = dataclasses.replace(invented([0, 1, 1, 0], groups=["p", "q", "q", "ü"]), notes=("One note.",))
+    manifest = dataclasses.replace(
+        invented([0, 1, 1, 0], groups=["p", "q", "q", "ü"]), notes=("One note.",), caveats=("A caveat.",)
+    )
     manifest.save(tmp_path / "m" / "manifest.npz")
     again = Manifest.load(tmp_path / "m" / "manifest.npz")
     for field in dataclasses.fields(Manifest):

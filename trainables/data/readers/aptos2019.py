@@ -31,7 +31,10 @@ REUPLOAD = (
     ("valid.csv", "val_images", "validation"),
     ("test.csv", "test_images", "test"),
 )
-NO_PATIENTS = "APTOS2019 has no patient ids: that images of a person are in different parts can't be excluded."
+NO_PATIENTS = (
+    "aptos2019: there are no patient ids: that images of a person, both eyes say, are in different parts can't be "
+    "excluded, and intervals take images that don't look alike for independent."
+)
 
 
 class Options(Strict):
@@ -69,7 +72,7 @@ def read(root: Path, options: Options, cache: Path) -> Manifest:
         labels=np.array([grade for _, grade, _ in rows], dtype=np.int64),
         groups=contents,
         official=np.array([part for _, _, part in rows], dtype=np.str_),
-        notes=(NO_PATIENTS,),
+        caveats=(NO_PATIENTS,),
         crop="disc",
     )
     manifest = _without_conflicts(manifest, options)
@@ -139,9 +142,10 @@ def _without_conflicts(manifest: Manifest, options: Options) -> Manifest:
             problems.add("conflicts", f"aptos2019: the same image has different grades: {listed}.")
         problems.add("remedies", "aptos2019: correct the grades, or write conflicts: drop to leave such images out.")
         problems.raise_if_any()
+    caveats = manifest.caveats
     if conflicting:
-        notes.append(
+        caveats += (
             f"aptos2019: {int((~keep).sum())} images left out of every part: "
-            f"{len(conflicting)} contents stand under different grades."
+            f"{len(conflicting)} contents stand under different grades.",
         )
-    return replace(manifest.take(keep), notes=tuple(notes))
+    return replace(manifest.take(keep), notes=tuple(notes), caveats=caveats)

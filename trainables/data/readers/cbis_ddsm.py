@@ -109,7 +109,8 @@ def read(root: Path, options: Options, cache: Path) -> Manifest:
         ),
         groups=np.array([rows[0].patient for rows in images], dtype=np.str_),
         official=np.array(["test" if rows[0].patient in tested else "train" for rows in images], dtype=np.str_),
-        notes=_notes(images, tested, whole),
+        notes=_notes(images, whole),
+        caveats=_caveats(images, tested),
         units=np.array([rows[0].breast for rows in images], dtype=np.str_),
         truth=np.array([rows[0].breast in malignant for rows in images], dtype=np.int64),
         combine="mean",
@@ -214,14 +215,18 @@ def _images(files: Files, lesions: list[Lesion], options: Options, problems: Pro
     return images
 
 
-def _notes(images: list[list[Lesion]], tested: set[str], whole: bool) -> tuple[str, ...]:
-    notes = []
+def _caveats(images: list[list[Lesion]], tested: set[str]) -> tuple[str, ...]:
     moved = [rows[0].patient for rows in images if rows[0].part == "train" and rows[0].patient in tested]
-    if moved:
-        notes.append(
-            f"cbis_ddsm: {len(moved)} training images of {len(set(moved))} patients were moved to the test, since they "
-            "have others in a test set."
-        )
+    if not moved:
+        return ()
+    return (
+        f"cbis_ddsm: {len(moved)} training images of {len(set(moved))} patients were moved to the test, since they "
+        "have others in a test set: it is neither of the two official ones.",
+    )
+
+
+def _notes(images: list[list[Lesion]], whole: bool) -> tuple[str, ...]:
+    notes = []
     if whole:
         seen: dict[tuple[str, str], set[str]] = {}
         for rows in images:

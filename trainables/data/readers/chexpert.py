@@ -26,6 +26,10 @@ from trainables.data.readers.listing import Listing
 from trainables.data.readers.table import Table, try_table
 
 NO_FINDING = "No Finding"
+TWO_SOURCES = (
+    "chexpert: labels of training and validation were read off reports, those of the test are radiologists': two "
+    "different things, whose values don't belong in one column."
+)
 FOURTEEN = (
     NO_FINDING, "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation",
     "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture", "Support Devices",
@@ -134,9 +138,8 @@ def assemble(root: Path, parts: list[Rows], contents: np.ndarray, options: Optio
         f"chexpert: findings that a report of train.csv doesn't mention {scored} (blanks: {options.blanks}); "
         f"its {in_train} uncertain ones "
         + ("never are." if options.uncertain == "mask" else "are, as absent (uncertain: zero)."),
-        "chexpert: labels of train.csv were read off reports, those of valid.csv and of the official test are "
-        "radiologists': two different things, not to be put in one column.",
     ]
+    read_off = official == "train"
 
     def column(name: str) -> np.ndarray:
         return np.array([value for rows in parts for value in getattr(rows, name)], dtype=np.str_)
@@ -154,6 +157,7 @@ def assemble(root: Path, parts: list[Rows], contents: np.ndarray, options: Optio
         groups=column("patients"),
         official=official,
         notes=tuple(notes),
+        caveats=(TWO_SOURCES,) if read_off.any() and not read_off.all() else (),
         units=np.array([f"{rows.official}/{study}" for rows in parts for study in rows.studies], dtype=np.str_),
         truth=truth.astype(np.float32),
         combine="max",
@@ -161,7 +165,7 @@ def assemble(root: Path, parts: list[Rows], contents: np.ndarray, options: Optio
             "sex": column("sexes"),
             "age": column("ages"),
             "view": column("views"),
-            "labels from": np.where(official == "train", "reports", "radiologists"),
+            "labels from": np.where(read_off, "reports", "radiologists"),
         },
     )
     return whole.take(np.argsort(paths, kind="stable"))

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 from spaces.mistakes import nearest
 from spaces.strict import Strict
 from trainables.data.contents import content_hashes
-from trainables.data.manifest import Manifest
+from trainables.data.manifest import ALONE, Manifest
 from trainables.data.near import join_near_duplicates
 from trainables.data.problems import Problems
 from trainables.data.readers.paths import Root
@@ -75,12 +75,14 @@ def read(root: Path, options: Options, cache: Path) -> Manifest:
     contents = content_hashes(root, ordered, cache)
     groups = contents
     notes: list[str] = []
+    caveats = [] if options.group is not None else [ALONE]
     if options.group is not None:
         named = [table.columns[options.group][i] for i in order]
         # Prefixed, so that no group's name can be mistaken for a content.
         groups = np.array([f"group {g}" if g else c for g, c in zip(named, contents, strict=True)], dtype=np.str_)
         if empty := named.count(""):
             notes.append(f"{table.name}: {empty} images have no {options.group}; each is a group of its own.")
+            caveats.append(f"{empty} of {len(paths)} images are in no known group: each counts as one by itself.")
     index = {name: i for i, name in enumerate(classes)}
     manifest = Manifest(
         root=root,
@@ -94,6 +96,7 @@ def read(root: Path, options: Options, cache: Path) -> Manifest:
         groups=groups,
         official=np.array([official[i] for i in order], dtype=np.str_),
         notes=tuple(notes),
+        caveats=tuple(caveats),
     )
     return join_near_duplicates(manifest, cache) if options.near_duplicates == "group" else manifest
 

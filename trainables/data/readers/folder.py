@@ -14,7 +14,7 @@ from spaces.mistakes import Mistake
 from spaces.strict import Strict
 from trainables.data.contents import content_hashes
 from trainables.data.images import SUFFIXES
-from trainables.data.manifest import Manifest
+from trainables.data.manifest import ALONE, Manifest
 from trainables.data.near import join_near_duplicates
 from trainables.data.problems import Problems
 from trainables.data.readers.paths import Root, ignored, printable
@@ -100,6 +100,7 @@ def read(root: Path, options: Options, cache: Path) -> Manifest:
         labels=np.array([known.index(names[i]) for i in order], dtype=np.int64),
         groups=contents if groups is None else np.array([groups[i] for i in order], dtype=np.str_),
         official=np.array([official[i] for i in order], dtype=np.str_),
+        caveats=(ALONE,) if groups is None else (),
     )
     return join_near_duplicates(manifest, cache) if options.near_duplicates == "group" else manifest
 

@@ -74,9 +74,10 @@ def read(root: Path, options: Options, cache: Path) -> Manifest:
     _refuse_another_dataset(root)
     problems = Problems("isic2019")
     notes: list[str] = []
-    images = _part(root, "Training", problems, notes)
+    caveats: list[str] = []
+    images = _part(root, "Training", problems, notes, caveats)
     if options.test == "official":
-        images += _part(root, "Test", problems, notes)
+        images += _part(root, "Test", problems, notes, caveats)
     problems.raise_if_any()
     images.sort(key=lambda image: image.path)
     paths = [image.path for image in images]
@@ -97,6 +98,7 @@ def read(root: Path, options: Options, cache: Path) -> Manifest:
         groups=np.array(groups, dtype=np.str_),
         official=np.array(["" if own else image.official for image in images], dtype=np.str_),
         notes=tuple(notes),
+        caveats=tuple(caveats),
         attributes={
             "source": np.array([f.source for f in facts], dtype=np.str_),
             "sex": np.array([f.sex for f in facts], dtype=np.str_),
@@ -118,7 +120,7 @@ def _refuse_another_dataset(root: Path) -> None:
         )
 
 
-def _part(root: Path, part: str, problems: Problems, notes: list[str]) -> list[_Image]:
+def _part(root: Path, part: str, problems: Problems, notes: list[str], caveats: list[str]) -> list[_Image]:
     """The images of "Training" or "Test"."""
     training = part == "Training"
     labels = try_table(root, f"ISIC_2019_{part}_GroundTruth.csv", ("image", *CLASSES), problems, "isic2019")
@@ -161,10 +163,11 @@ def _part(root: Path, part: str, problems: Problems, notes: list[str]) -> list[_
     if training and alone:
         notes.append(f"isic2019: {alone} images have no lesion_id; each is a group of its own.")
     if not training:
-        notes.append(
-            f"isic2019: the official test has no lesions, so that each of its {len(images)} images is a group of its "
-            f"own; its {unknown} images of class {UNKNOWN} are left out, since {len(CLASSES)} outputs can't give it; "
-            "score_weight and validation_weight aren't used."
+        notes.append("isic2019: score_weight and validation_weight of the official test aren't used.")
+        caveats.append(
+            f"isic2019: the official test has no lesions, so that intervals take its {len(images)} images, but those "
+            f"that look alike, for independent and may be too narrow; its {unknown} images of class {UNKNOWN} are left "
+            f"out, since {len(CLASSES)} outputs can't give it: the challenge's own figures hold them."
         )
     return images
 

@@ -54,8 +54,8 @@ def test_competition_copy(competition: Path, cache: Path) -> None:
     assert len(manifest) == 20 and set(manifest.official.tolist()) == {""} and manifest.policy == "fundus"
     assert manifest.labels.tolist() == [i % 5 for i in range(20)]
     assert manifest.paths[3] == "train_images/id03.png" and manifest.crop == "disc"
-    assert manifest.notes[0] == NO_PATIENTS and "no image looks like another one" in manifest.notes[1]
-    assert of(competition, cache, near_duplicates="ignore").notes == (NO_PATIENTS,)
+    assert manifest.caveats == (NO_PATIENTS,) and "no image looks like another one" in manifest.notes[0]
+    assert of(competition, cache, near_duplicates="ignore").notes == ()
 
 
 @pytest.mark.parametrize("doubled", [True, False])
@@ -82,7 +82,7 @@ def test_conflicting_copies_are_left_out_or_refused(competition: Path, cache: Pa
     manifest = of(competition, cache)
     assert len(manifest) == 18
     assert not {"train_images/id00.png", "train_images/id01.png"} & set(manifest.paths.tolist())
-    assert any("2 images left out of every part: 1 contents" in note for note in manifest.notes)
+    assert any("2 images left out of every part: 1 contents" in caveat for caveat in manifest.caveats)
     assert any("1 images are byte-identical copies" in note for note in manifest.notes)
     rows = [manifest.paths.tolist().index(f"train_images/{name}.png") for name in ("id02", "id07")]
     assert manifest.groups[rows[0]] == manifest.groups[rows[1]]

@@ -212,7 +212,7 @@ def test_whole_images_of_both_kinds(layout: Path, cache: Path) -> None:
     densities = [str(manifest.attributes["density"][row_of(manifest, ROWS[i])]) for i in (0, 3, 4)]
     assert densities == ["3", "", "2"], "0 isn't known"
     assert manifest.paths.tolist() == sorted(manifest.paths.tolist())
-    moved, twice = manifest.notes
+    (twice,), (moved,) = manifest.notes, manifest.caveats
     assert moved.startswith("cbis_ddsm: 1 training images of 1 patients were moved to the test")
     assert twice.startswith("cbis_ddsm: 1 mammograms are there twice")
     parts = split(manifest, SplitConfig(validation=0.5))
@@ -236,7 +236,7 @@ def test_crops(layout: Path, cache: Path) -> None:
         i = row_of(manifest, row, "crop")
         assert manifest.labels[i] == (row.pathology == "MALIGNANT")
     assert manifest.truth[row_of(manifest, ROWS[0], "crop")] == 1, "of the breast"
-    assert len(manifest.notes) == 1 and "moved to the test" in manifest.notes[0]
+    assert manifest.notes == () and "moved to the test" in manifest.caveats[0]
 
 
 def test_a_breast_malignant_only_in_the_other_table(layout: Path, cache: Path) -> None:
@@ -244,7 +244,7 @@ def test_a_breast_malignant_only_in_the_other_table(layout: Path, cache: Path) -
     assert set(manifest.attributes["abnormality"].tolist()) == {"mass"} and len(manifest) == 5
     i = row_of(manifest, ROWS[3])
     assert (manifest.labels[i], manifest.truth[i]) == (0, 1)
-    assert manifest.notes == (), "the split of one kind is clean"
+    assert manifest.notes == manifest.caveats == (), "the split of one kind is clean"
     calc = of(layout, cache, abnormality="calc")
     assert set(calc.attributes["abnormality"].tolist()) == {"calc"} and len(calc) == 4
     assert calc.official[row_of(calc, ROWS[7])] == "train"

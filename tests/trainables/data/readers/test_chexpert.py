@@ -13,7 +13,7 @@ from spaces.config import DatasetConfig, SplitConfig
 from spaces.mistakes import Mistake
 from trainables.data.manifest import Manifest
 from trainables.data.readers import read
-from trainables.data.readers.chexpert import FIVE, FOURTEEN, Options, Rows, assemble
+from trainables.data.readers.chexpert import FIVE, FOURTEEN, TWO_SOURCES, Options, Rows, assemble
 from trainables.data.splits import split
 from trainables.data.units import scored, units_of
 
@@ -109,6 +109,7 @@ def test_labels_units_truth_and_attributes(make, cache: Path) -> None:
     assert attributes == {"sex": "male", "age": "0-19", "view": "Frontal PA", "labels from": "reports"}
     assert any("scored as absent (blanks: zero)" in note for note in manifest.notes)
     assert any("valid.csv is the test" in note for note in manifest.notes)
+    assert manifest.caveats == (TWO_SOURCES,) and of(root, cache, rows="valid").caveats == (), "of one source alone"
 
 
 def test_blanks_may_be_left_unscored(make, cache: Path) -> None:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from spaces.config import DatasetConfig, SplitConfig
 from spaces.mistakes import Mistake
-from trainables.data.manifest import Manifest
+from trainables.data.manifest import ALONE, Manifest
 from trainables.data.readers import read
 from trainables.data.splits import split
 
@@ -36,7 +36,7 @@ def test_reads_path_and_label_in_any_order_of_rows(root: Path, cache: Path) -> N
     manifest = of(root, cache, "path,label\n" + "\n".join(rows))
     assert manifest.paths.tolist() == ["images/0.png", "images/1.png", "images/2.png"]
     assert manifest.classes == ("cat", "dog") and manifest.labels.tolist() == [0, 0, 1]
-    assert manifest.groups.tolist() == manifest.contents.tolist()
+    assert manifest.groups.tolist() == manifest.contents.tolist() and manifest.caveats == (ALONE,)
     assert of(root, cache, "path,label\n" + "\n".join(rows[::-1])).digest() == manifest.digest()
 
 
@@ -48,6 +48,7 @@ def test_group_split_and_classes(root: Path, cache: Path) -> None:
     assert manifest.official.tolist() == ["train", "train", "validation"]
     assert manifest.groups[0] == manifest.groups[1] != manifest.groups[2] == manifest.contents[2]
     assert manifest.notes == ("t.csv: 1 images have no patient; each is a group of its own.",)
+    assert manifest.caveats == ("1 of 3 images are in no known group: each counts as one by itself.",)
 
 
 def test_byte_order_mark_and_windows_lines(root: Path, cache: Path) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from spaces.config import DatasetConfig
 from spaces.mistakes import Mistake
-from trainables.data.manifest import Manifest
+from trainables.data.manifest import ALONE, Manifest
 from trainables.data.readers import read
 
 
@@ -40,6 +40,7 @@ def test_classes_are_folders(root: Path, cache: Path, write_image) -> None:
     assert manifest.paths.tolist() == ["cat/1.png", "dog/0.png", "dog/deep/er/2.JPG"]
     assert manifest.labels.tolist() == [0, 1, 1]
     assert manifest.groups.tolist() == manifest.contents.tolist(), "the same content is a group"
+    assert manifest.caveats == (ALONE,), "whom images belong to isn't known"
     assert len(set(manifest.contents.tolist())) == 2
     assert set(manifest.official.tolist()) == {""}
 
@@ -59,7 +60,8 @@ def test_official_split(root: Path, cache: Path, write_image, validation: str) -
 def test_groups_by_expression(root: Path, cache: Path, write_image) -> None:
     for i, name in enumerate(("a/p1_0.png", "a/p1_1.png", "b/p2_0.png")):
         write_image(root / name, i)
-    assert of(root, cache, groups=r"/(?P<group>p\d+)_").groups.tolist() == ["p1", "p1", "p2"]
+    manifest = of(root, cache, groups=r"/(?P<group>p\d+)_")
+    assert manifest.groups.tolist() == ["p1", "p1", "p2"] and manifest.caveats == ()
     write_image(root / "b" / "other.png", 9)
     (sentence,) = sentences(root, cache, groups=r"/(?P<group>p\d+)_")
     assert sentence.startswith("b/other.png: the expression")

@@ -139,7 +139,9 @@ def test_the_official_test(make, add_test, cache: Path) -> None:
     manifest = of(root, cache, test="official")
     assert [manifest.official.tolist().count(part) for part in ("train", "test")] == [48, 5]
     assert manifest.labels[manifest.official == "test"].tolist() == [0, 1, 3, 4, 5]
-    assert any("1 images of class UNK are left out" in note for note in manifest.notes)
+    (caveat,) = manifest.caveats
+    assert "1 images of class UNK are left out" in caveat and "its 5 images" in caveat and "too narrow" in caveat
+    assert of(root, cache).caveats == (), "our own test has lesions"
     s = split(manifest, SplitConfig(validation=0.5))
     assert manifest.official[s.test].tolist() == ["test"] * 5 and len(s.validation) == 24
 
