@@ -82,6 +82,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # between the client's tries
     yield server
     server.shutdown()
     server.server_close()
@@ -136,9 +137,8 @@ def test_official_files_of_an_address(hub: Hub, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("repository", ["authors/vmamba", None])
 def test_a_connection_that_breaks_leaves_nothing_that_passes_for_whole(
-    hub: Hub, tmp_path: Path, repository: str | None, monkeypatch: pytest.MonkeyPatch
+    hub: Hub, tmp_path: Path, repository: str | None
 ) -> None:
-    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # between its tries
     spec = at(hub, golden_spec("vmamba_t"), repository, "vmamba.pth")
     content = golden_file("vmamba_t").read_bytes()
     hub.files |= {"/files/vmamba.pth": content, "/authors/vmamba/resolve/main/vmamba.pth": content}
