@@ -46,6 +46,7 @@ def run_job_in_group(order: dict[str, Any]) -> None:
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # an actor less
     messages = Queue(actor_options={"num_cpus": 0})
     resources = {"CPU": order["threads"]} | ({"GPU": order["accelerators"]} if order["accelerators"] else {})
+    labels: dict[str, Any] = {"label_selector": order["labels"] or None}  # which the class that mypy sees, V1's, lacks
     trainer = TorchTrainer(
         search_worker,
         train_loop_config={"order": order, "messages": messages},
@@ -53,7 +54,7 @@ def run_job_in_group(order: dict[str, Any]) -> None:
             num_workers=order["workers"],
             use_gpu=bool(order["accelerators"]),
             resources_per_worker=resources,
-            label_selector=order["labels"] or None,
+            **labels,
         ),
         run_config=RunConfig(name=order["job"], storage_path=str(Path(order["search"]) / "ray" / "train")),
     )
