@@ -63,9 +63,11 @@ bench-driver: $(STAMP)
 bench-leak: $(STAMP)
 	$(BIN)/python -m benchmarks.leak $(SEARCH)
 
-# The pictures of docs/augmentation.md.
+# The pictures of docs: augmentation; with a browser, of the report and of MLflow's pages (and of a search in a terminal
+# by hand: python -m benchmarks.terminal demo/runs/digits picture.svg).
 pictures: $(STAMP)
 	$(BIN)/python -m benchmarks.policies
+	$(call in_temporary_folder,PICTURES=docs/pictures $(BIN)/python -m pytest -m slow tests/search/test_pages.py)
 
 lint: $(STAMP)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -38,7 +38,7 @@ def cancel(found: SearchFolder, number: int, patience: float = PATIENCE) -> bool
         raise Mistake(f"cancel: {found.path.name} has no trial {number}; its trials: {known} (see medtune status).")
     trial = trials[number]
     if trial.state.terminal:
-        raise Mistake(f"cancel: trial {number} has ended already: it is {trial.state}; there is nothing to stop.")
+        raise Mistake(f"cancel: trial {number} has ended already: it is {trial.state} (see medtune status).")
     if not being_driven(found.path):
         _cancel_here(found, number)
         return True

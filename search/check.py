@@ -18,7 +18,7 @@ from search.learnable import LEVEL, POWER, SHARED, SKILL, WITHIN_GROUPS, WORTH, 
 from search.plan import Plan, plan
 from search.rungs import rung_epochs
 from search.weights import look_at_weights
-from spaces.backbone import backbone
+from spaces.backbone import licences_text
 from spaces.config import SearchConfig
 from spaces.mistakes import Mistake
 from spaces.protocol import notes
@@ -62,7 +62,7 @@ def describe(plan: Plan, file: Path, costs: Estimate | None) -> list[RenderableT
     second. Lists too long to be printed are written to `file`."""
     config, prepared = plan.config, plan.prepared
     rungs = rung_epochs(config.budget.epochs, config.stopping, config.dataset.split.folds)
-    licences = ", ".join(f"{name} {backbone(name).licence}" for name in config.backbones)
+    licences = licences_text(config.backbones)
     budget = f"{config.budget.trials} trials"
     if config.strategy == "compare":
         each = config.budget.trials // len(config.backbones)

@@ -108,6 +108,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "-o", dest="output", metavar="report.html", required=True, help="file to write: .html, .md (Markdown) or .csv"
     )
+    sub.add_argument(
+        "--images", action="store_true", help="show the worst errors on validation: thumbnails of patients' images"
+    )
     sub = command("predict", "class probabilities of images, by a final's model")
     sub.add_argument("model", metavar="MODEL_DIR", help="a final's model or ensemble folder; of several, their mean")
     sub.add_argument("images", metavar="IMAGES", nargs="+", help="images, folders of images, or tables (.csv) of them")

@@ -114,7 +114,7 @@ def check_address(address: str, seconds: float = 5) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=seconds).close()
     except (OSError, OverflowError) as error:
-        raise Mistake(f"--address {address}: nothing answers there ({error}); is the cluster up?") from None
+        raise Mistake(f"--address {address}: nothing answers there ({error}); start the cluster.") from None
 
 
 def check_cluster(ray: Any, address: str, wanted: ResourcesConfig, seconds: float = 8) -> None:
@@ -155,8 +155,8 @@ def _node_told(node: Any, info: Any) -> Node:
 
 def _not_connected(address: str | None, why: str) -> Mistake:
     return Mistake(  # Ray logs a wrong token, and then says that it can't connect
-        f"--address {address}: can't be connected to ({why}); is the cluster up, and is this process's token "
-        "(RAY_AUTH_MODE=token, RAY_AUTH_TOKEN_PATH) the cluster's?"
+        f"--address {address}: can't be connected to ({why}); start the cluster, or give this process the "
+        "cluster's token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN_PATH)."
     )
 
 

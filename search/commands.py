@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from search.console import Console, describe_best, state_counts, trial_rows, what_is_trained
+from search.console import Console
 from search.folder import SearchFolder, find
 from search.launch import Interrupted
 from search.launch import resume as resume_search
@@ -161,45 +161,14 @@ def next_steps(console: Console, found: SearchFolder) -> None:
 
 
 def status(options: argparse.Namespace) -> None:
+    from search.status import status_json, status_lines
+
     found = find(options.search)
-    config, study = found.config(), found.study()
-    direction = study.identity["direction"]
-    winner = best(study.trials, direction)
     if options.json:
-        data = {
-            "name": config.name,
-            "folder": str(found.path),
-            "metric": config.metric,
-            "direction": direction,
-            "ordered": config.budget.trials,
-            "states": state_counts(study.trials),
-            "best": winner.number if winner else None,
-            "trials": trial_rows(study.trials),
-        }
-        print(json.dumps(data, indent=1))
+        print(status_json(found))
         return
     console = Console.of_terminal()
-    for trial in study.trials:
-        parameters = ", ".join(
-            f"{k} {_short(v)}" for k, v in trial.point.items() if k not in ("backbone", "trained_blocks")
-        )
-        value = (
-            f"{trial.value:.4f}"
-            if trial.value is not None
-            else (f"{trial.values()[-1]:.4f} so far" if trial.values() else "no value yet")
-        )
-        console.print(
-            f"{trial.number:>4} {trial.state:<10} {trial.done:>3} epochs  {value}  {trial.point['backbone']}, "
-            f"{what_is_trained(trial)}; {parameters}" + (f"; {trial.cause}" if trial.cause else "")
-        )
-    counts = ", ".join(f"{n} {state}" for state, n in state_counts(study.trials).items()) or "none yet"
-    console.print(f"{config.name}: {len(study.trials)} of {config.budget.trials} trials: {counts}")
-    shown = f"Best: {describe_best(winner, str(config.metric), config.budget.epochs)}" if winner else ""
-    console.print(shown or "No complete trial yet.")
-
-
-def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    console.print(*status_lines(found, console.rich.width if console.live else None))
 
 
 def export(options: argparse.Namespace) -> None:
@@ -260,8 +229,10 @@ def _evaluate(options: argparse.Namespace) -> None:
 def report(options: argparse.Namespace) -> None:
     from search.report import report as write
 
-    path = write([find(s) for s in options.search], Path(options.output))
+    path = write([find(s) for s in options.search], Path(options.output), images=options.images)
     Console.of_terminal().print(f"Report: {path}")
+    if options.images:
+        Console.of_terminal().print("It holds images of patients: send it only where they may go.")
 
 
 def predict(options: argparse.Namespace) -> None:

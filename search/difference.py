@@ -8,10 +8,10 @@ from typing import Any
 
 from rich.table import Table
 
-from search.console import describe_best, state_counts
 from search.folder import SearchFolder
 from search.identity import flatten
 from search.record import State, best
+from search.trial_text import describe_best, state_counts
 from spaces.library import assemble
 
 LEFT_OUT = {"name", "storage", "cache", "checkpoints"}  # differ in any two searches, and say nothing

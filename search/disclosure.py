@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from spaces.config import SearchConfig
+from spaces.library import assemble
+from spaces.mistakes import Mistake
 from spaces.strict import digest
 
 SETTINGS = re.compile(
@@ -38,6 +41,8 @@ class SearchFacts:
     versions: dict[str, str] = field(default_factory=dict)
     settings: dict[str, str] = field(default_factory=dict)
     """By dotted names; of all settings those that `SETTINGS` allows."""
+    searched: frozenset[str] | None = None
+    """Names of the dimensions that are searched, and not fixed; None where that isn't known."""
 
 
 def facts(config: SearchConfig, identity: dict[str, Any]) -> SearchFacts:
@@ -54,7 +59,16 @@ def facts(config: SearchConfig, identity: dict[str, Any]) -> SearchFacts:
         counts=identity.get("counts") or {},
         versions=identity.get("versions") or {},
         settings=settings,
+        searched=_searched(config),
     )
+
+
+@lru_cache(maxsize=16)
+def _searched(config: SearchConfig) -> frozenset[str] | None:
+    try:
+        return frozenset(assemble(config).searched)
+    except Mistake:  # of a search that an earlier version has made
+        return None
 
 
 def _flatten(data: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from search import places
-from search.console import what_is_trained
 from search.folder import SearchFolder, to_yaml
 from search.identity import code_digest
 from search.plan import cache_folder
 from search.record import State, Trial
+from search.trial_text import what_is_trained
 from spaces.config import (
     FORMAT,
     ComparisonConfig,
@@ -138,7 +138,10 @@ def left_out(found: SearchFolder) -> list[str]:
             continue
         ended = ", ".join(f"{states.count(state)} {state}" for state in State if state in states)
         had = f"{len(states)} trials ({ended})" if states else "no trial at all"
-        sentences.append(f"{name}: NOT exported: it has no complete trial; the record has {had} of it.")
+        sentences.append(
+            f"{name}: NOT exported: it has no complete trial; the record has {had} of it. More trials may find one: "
+            f"medtune resume {config.name} --set budget.trials=N."
+        )
     return sentences
 
 

@@ -113,7 +113,9 @@ def _refuse_narrower(before: SearchConfig, after: SearchConfig, study: Study) ->
         reason = "every configuration that was tried has to lie in the new space"
         problems += [f"extend: {text}; {reason}." for text in outside[:SHOWN]]
         if len(outside) > SHOWN:
-            problems.append(f"extend: {len(outside) - SHOWN} more trials lie outside of the new space.")
+            problems.append(
+                f"extend: {len(outside) - SHOWN} more trials lie outside of the new space; widen it to take them in."
+            )
     if not problems and after.study:
         problems += _not_in_a_database(study, space)
     if problems:

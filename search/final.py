@@ -62,7 +62,7 @@ def final(
     """
     console = console or Console.silent()
     if seeds < 1 or (workers is not None and workers < 1):
-        raise Mistake(f"final: --seeds {seeds} and --workers {workers}: both must be at least 1.")
+        raise Mistake(f"final: --seeds {seeds} and --workers {workers}: expected at least 1 of each.")
     candidates = candidates_of(exports, seeds)
     first = candidates[0].export
     with console.working("looking at the data"):

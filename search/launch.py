@@ -15,7 +15,7 @@ from typing import Any
 from search import folder as folders
 from search.cluster import Room, check_address, check_cluster, check_labels
 from search.cluster import connect as connect
-from search.console import Console, View, chatter_to
+from search.console import Console, chatter_to
 from search.folder import SETTINGS, SearchFolder
 from search.identity import MAY_CHANGE, identity, meaning, refuse_changes, settings_differences
 from search.plan import Plan, plan
@@ -25,6 +25,7 @@ from search.sampler import Comparing, Sampler, sampler_of
 from search.settings import load
 from search.study import JOURNAL, Study, only_writer, open_storage, repair_journal
 from search.tracking import start_mirror
+from search.view import View
 from spaces.config import Direction, ResourcesConfig, SearchConfig
 from spaces.dimensions import Space
 from spaces.library import trial_config

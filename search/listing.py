@@ -12,10 +12,10 @@ from typing import Any
 
 from rich.table import Table
 
-from search.console import state_counts
 from search.folder import DATA, SETTINGS, SearchFolder
 from search.record import best
 from search.tracking import being_driven
+from search.trial_text import state_counts
 from spaces.mistakes import Mistake
 
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")

@@ -138,17 +138,23 @@ class Mirror:
         run = self._run(client, tag, f"trial {trial.number:04d}", trial.started, tags)
         params = {
             name: public_value(value)
-            for name, value in (*trial.point.items(), ("seed", trial.seed))
-            if NAME.fullmatch(name)
-        }
-        if not trial.state.terminal or run.tags.get(STATE_TAG) != str(trial.state):
+            for name, value in trial.point.items()
+            if NAME.fullmatch(name) and (self.search.searched is None or name in self.search.searched)
+        }  # what is the same for all trials would only be an axis without a meaning
+        news = not trial.state.terminal or run.tags.get(STATE_TAG) != str(trial.state)
+        if news or params.keys() - run.params:  # of ended trials where the space was extended by a dimension
             self._send_metrics(client, run, self._trial_metrics(trial), params)
         tags |= {
             "medtune.number": str(trial.number),
+            "medtune.seed": str(trial.seed),
             "medtune.cause": public_cause(trial.cause),
             "medtune.why": public_cause(trial.why),
             **({"medtune.seconds": f"{trial.seconds:.1f}"} if trial.state.terminal else {}),
-            **{f"medtune.{name}": params[name] for name in ("backbone", "trained_blocks") if name in params},
+            **{
+                f"medtune.{name}": public_value(trial.point[name])
+                for name in ("backbone", "trained_blocks")
+                if name in trial.point
+            },
             # Last, and after the metrics: with an end in it, nothing more needs to be sent.
             STATE_TAG: "unfinished" if not trial.state.terminal and not driven else str(trial.state),
         }
@@ -202,6 +208,7 @@ class Mirror:
             **classes,
             **{f"medtune.version.{package}": public_value(version) for package, version in search.versions.items()},
             **{f"medtune.setting.{name}": value for name, value in search.settings.items()},
+            **{f"medtune.fixed.{name}": value for name, value in _fixed(search, trials).items()},
             **{f"medtune.trials.{state}": str(count) for state, count in counts.items()},
             "medtune.device_hours": f"{hours:.3f}",
             NOTE_TAG: note(search, counts, winner, driven, hours, [model.line() for model in self._finals()]),
@@ -330,6 +337,14 @@ class Mirror:
         dataset = Dataset(name, mark, source_type="medtune", source="withheld", profile=profile)
         client.log_inputs(parent.run_id, [DatasetInput(dataset)])
         parent.has_dataset = True
+
+
+def _fixed(search: SearchFacts, trials: list[Trial]) -> dict[str, str]:
+    """What the space gives every trial alike."""
+    if search.searched is None or not trials:
+        return {}
+    point = trials[-1].point
+    return {k: public_value(v) for k, v in point.items() if NAME.fullmatch(k) and k not in search.searched}
 
 
 def _ms(seconds: float) -> int:

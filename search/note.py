@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from search.disclosure import NAME, SearchFacts, public_value
 from search.record import State, Trial
+from search.trial_text import value_text
 
 
 def note(
@@ -33,11 +34,11 @@ def note(
         lines.append("No complete trial yet.")
     else:
         what = ", ".join(f"{k} {public_value(v)}" for k, v in winner.point.items() if NAME.fullmatch(k))
-        spread = winner.standard_error(int(search.settings.get("budget.epochs", winner.done)))
-        error = f" (standard error {spread:.4f})" if spread is not None else ""
+        of_fold = int(search.settings.get("budget.epochs", winner.done))
         lines.append(
-            f"Best so far: trial {winner.number}, {search.metric} {winner.value:.4f}{error}: {what}. The best of many "
-            "is too good on average; a final tells more."
+            f"Best so far: trial {winner.number}, {search.metric} {value_text(winner, search.metric, of_fold)}: {what}."
+            " In brackets the 95% interval over groups of the validation set; the best of many is too good on average,"
+            " a final tells more."
         )
     commands = {"look": f"medtune status {name}"}
     if not driven and (counts.get(State.RUNNING) or (ordered.isdigit() and ended < int(ordered))):

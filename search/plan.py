@@ -269,7 +269,9 @@ def check_files(config: SearchConfig, problems: list[str], progress: Progress | 
     try:
         refuse_unusable(Path(config.dataset.root), progress)
     except KeyboardInterrupt:
-        raise Mistake("dataset: interrupted before all images were looked at; further ones may be damaged.") from None
+        raise Mistake(
+            "dataset: interrupted before all images were looked at; further ones may be damaged, so start it again."
+        ) from None
 
 
 def check_weights(config: SearchConfig) -> None:

@@ -127,7 +127,9 @@ def _images(sources: Sequence[Path], per: str | None, column: str, root: Path | 
         elif source.is_file():
             found.append(Image(source, str(source), str(source.parent)))
         else:
-            problems.add("missing sources", f"{source}: no such file or folder.")
+            problems.add(
+                "missing sources", f"{source}: no such file or folder; give images, folders or tables that are there."
+            )
     problems.raise_if_any()
     return found
 

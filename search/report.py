@@ -26,20 +26,24 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from scipy import integrate, stats
 
 from search import figures
-from search.console import duration, state_counts, what_is_trained
+from search.console import duration
 from search.disclosure import public_cause
 from search.final_result import Configuration, FinalResult, finals
 from search.folder import SearchFolder, to_yaml
 from search.interval_text import unreliable
+from search.leaderboard import Leader, leaderboard, told_apart
 from search.ledger import Ledger, Standing
 from search.optimism import corrections
 from search.record import State, Trial, best
 from search.results_table import results_table
 from search.spent import Shared, device_seconds, shared
 from search.study import Study
+from search.trial_text import origin, state_counts, value_interval, what_is_trained
+from search.worst import WorstError, worst_errors
 from spaces.config import Direction, SearchConfig
 from spaces.dimensions import Value
 from spaces.mistakes import Mistake
+from trainables.comparison import AgainstBest
 from trainables.files import write_text
 from trainables.metrics import classes_numbered
 from trainables.selection import Corrected
@@ -53,23 +57,6 @@ TOP = 5  # trials that PED-ANOVA's best share should hold, as Optuna's page on i
 SEEN = 0.005  # smallest share of importance that gets a bar
 SLICES = 12
 FIRST_SHOWN = ("backbone", "trained_blocks", "head_lr", "backbone_lr_ratio", "level", "resolution")
-
-
-@dataclass(frozen=True)
-class Leader:
-    """A backbone's row of the leaderboard."""
-
-    backbone: str
-    weights: str
-    best: Trial | None
-    trials: int
-    complete: int
-    epochs: int
-    seconds: float
-    mean: float | None
-    """Of the values of complete trials."""
-    sd: float | None
-    """None with fewer than two."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +83,8 @@ class Page:
     wall: float
     """From the first trial's start to the last thing that was written."""
     leaders: list[Leader]
+    told_apart: dict[str, AgainstBest] | str
+    """The best of each backbone beside the best of the others, on validation; or why that can't be told."""
     dimensions: list[Dimension]
     fixed: dict[str, Value]
     optimism: float | None
@@ -117,6 +106,8 @@ class Page:
     cost: float
     """Device-seconds in epochs."""
     shared: Shared
+    errors: list[WorstError] | None
+    """The best trial's on validation, with images; None where they weren't asked for."""
     extensions: list[dict[str, Any]]
     """What the search was extended by: trials there were, and settings with what they were and are."""
 
@@ -138,6 +129,10 @@ class Page:
         """Standard error of a trial's value."""
         return trial.standard_error(self.config.budget.epochs)
 
+    def ends(self, trial: Trial) -> tuple[float, float] | None:
+        """Of the 95% interval of a trial's value."""
+        return value_interval(trial, self.metric, self.config.budget.epochs)
+
     @property
     def ended(self) -> list[Trial]:
         """Those that ended without a value."""
@@ -152,12 +147,13 @@ class Cell:
     test: Configuration | None
 
 
-def report(searches: Sequence[SearchFolder], output: Path) -> Path:
+def report(searches: Sequence[SearchFolder], output: Path, images: bool = False) -> Path:
     """Writes the page, whole or not at all.
 
     Args:
         searches: finished or not; with several of them a table over all comes first.
         output: the file, whose suffix says what it is: .html, .md or .csv.
+        images: show the worst errors on validation as thumbnails, in HTML alone.
 
     Returns:
         The file.
@@ -168,6 +164,8 @@ def report(searches: Sequence[SearchFolder], output: Path) -> Path:
     if output.is_dir():
         raise Mistake(f"report: -o {output}: is a folder; name a file in it, such as {output / 'report.html'}.")
     kind = output.suffix.lower()
+    if images and kind not in (".html", ".htm"):
+        raise Mistake(f"report: --images: thumbnails stand in an .html file alone, found -o {output}; leave one out.")
     if kind == TABLE:
         write_text(output.absolute(), results_table(searches))
         return output
@@ -176,7 +174,7 @@ def report(searches: Sequence[SearchFolder], output: Path) -> Path:
             f"report: -o {output}: its suffix says what is written; expected .html, .md or .csv, found "
             f'"{output.suffix}".'
         )
-    pages = [_page(found, drawn=kind != ".md") for found in searches]
+    pages = [_page(found, drawn=kind != ".md", images=images) for found in searches]
     environment = Environment(
         loader=PackageLoader("search"),
         autoescape=kind != ".md",
@@ -186,8 +184,8 @@ def report(searches: Sequence[SearchFolder], output: Path) -> Path:
     )
     environment.filters.update(
         value=_value, short=_short, hours=_hours, duration=duration, cause=public_cause, label=_label, words=_words,
-        key=_key, sentence=_sentence, unreliable=unreliable, times=lambda n: _count(n, "time"), count_of=_count,
-        cell=_cell,
+        key=_key, sentence=_sentence, unreliable=unreliable, origin=origin, times=lambda n: _count(n, "time"),
+        count_of=_count, cell=_cell,
     )  # fmt: skip
     environment.globals.update(what_is_trained=what_is_trained, State=State)
     text = environment.get_template(TEMPLATES[kind]).render(
@@ -200,12 +198,12 @@ def report(searches: Sequence[SearchFolder], output: Path) -> Path:
     return output
 
 
-def _page(found: SearchFolder, drawn: bool) -> Page:
+def _page(found: SearchFolder, drawn: bool, images: bool) -> Page:
     config, study = found.config(), found.study()
     identity, trials = study.identity, study.trials
     metric, direction = str(identity["metric"]), identity["direction"]
     frozen = study.storage.get_all_trials(study.study_id, deepcopy=False)
-    distributions = {key: d for trial in frozen for key, d in trial.distributions.items()}
+    distributions = {key: d for trial in frozen for key, d in trial.distributions.items() if not d.single()}
     winner = best(trials, direction)
     made = finals(found.path)
     shares, note = _importance(study, frozen)
@@ -219,6 +217,7 @@ def _page(found: SearchFolder, drawn: bool) -> Page:
     wanted = sorted({n for n in of_finals if n < len(trials)} | ({winner.number} if winner else set()))
     over = classes_numbered(config.classes_averaged, list(identity["counts"]["train"]))
     corrected = corrections(found.path, trials, direction, metric, wanted, over)
+    leaders = leaderboard(trials, config.backbones, direction, identity["weights"])
     last = max((max(t.ended or 0.0, *(e.time for e in t.epochs.values()), t.started) for t in trials), default=0.0)
     return Page(
         config=config,
@@ -229,7 +228,8 @@ def _page(found: SearchFolder, drawn: bool) -> Page:
         states=state_counts(trials),
         seconds=sum(t.seconds for t in trials),
         wall=last - min((t.started for t in trials), default=0.0),
-        leaders=leaderboard(trials, config.backbones, direction, identity["weights"]),
+        leaders=leaders,
+        told_apart=told_apart(found.path, leaders, metric, direction, over),
         dimensions=[Dimension(key, _range(d), shares.get(key)) for key, d in distributions.items()],
         fixed=_fixed(trials, distributions),
         optimism=expected_maximum(complete) if complete > 1 else None,
@@ -244,33 +244,9 @@ def _page(found: SearchFolder, drawn: bool) -> Page:
         settings=to_yaml(shown_settings(config)),
         cost=device_seconds(trials, config.resources),
         shared=shared(found.path, trials),
+        errors=worst_errors(found, winner) if images and winner else None,
         extensions=identity.get("extensions", []),
     )
-
-
-def leaderboard(
-    trials: Sequence[Trial], backbones: Sequence[str], direction: Direction, weights: dict[str, str]
-) -> list[Leader]:
-    """The backbones by the value of their best complete trial; those without one last."""
-    leaders = []
-    for backbone in backbones:
-        own = [t for t in trials if t.point["backbone"] == backbone]
-        values = [t.value for t in own if t.state is State.COMPLETE and t.value is not None]
-        leaders.append(
-            Leader(
-                backbone=backbone,
-                weights=weights[backbone],
-                best=best(own, direction),
-                trials=len(own),
-                complete=len(values),
-                epochs=sum(len(t.epochs) for t in own),
-                seconds=sum(t.seconds for t in own),
-                mean=float(np.mean(values)) if values else None,
-                sd=float(np.std(values, ddof=1)) if len(values) > 1 else None,
-            )
-        )
-    sign = 1 if direction == "maximize" else -1
-    return sorted(leaders, key=lambda row: (row.best is None, -sign * (row.best.value or 0.0) if row.best else 0.0))
 
 
 def expected_maximum(count: int) -> float:

@@ -132,7 +132,9 @@ def _touched(found: SearchFolder, small: Plan, whole: Plan) -> list[str]:
     study = found.study()
     [trial] = study.trials
     if trial.state is not State.COMPLETE:
-        raise Mistake(f"smoke test: the trial ended as {trial.state}: {trial.cause or 'no reason is known'}.")
+        raise Mistake(
+            f"smoke test: the trial ended as {trial.state}: {trial.cause or 'no reason is known'}; mend that first."
+        )
     folder = trial_folder(found.path, trial.number)
     checkpoints = list(folder.rglob("epoch-*"))
     if not checkpoints or not (folder / PREDICTIONS).is_file():

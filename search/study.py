@@ -117,7 +117,7 @@ def open_storage(folder: Path, url: str | None) -> BaseStorage:
             return RDBStorage(url)
         except Exception as error:  # SQLAlchemy's drivers raise errors of their own classes
             raise Mistake(
-                f"study: the storage can't be opened ({type(error).__name__}); check address, driver and rights."
+                f"study: the storage can't be opened ({type(error).__name__}); correct its address, driver or rights."
             ) from error
     journal = folder.absolute() / JOURNAL  # Optuna's lock spins for ever on a relative path
     return JournalStorage(JournalFileBackend(str(journal), lock_obj=JournalFileOpenLock(str(journal))))
@@ -185,7 +185,9 @@ class Study:
         try:
             return cls(storage, name)
         except KeyError:
-            raise Mistake(f'the study storage has no study "{name}"; was the search ever started?') from None
+            raise Mistake(
+                f'the study storage has no study "{name}"; correct study: in its search.yaml, or start the search.'
+            ) from None
 
     def add(
         self,

@@ -144,7 +144,7 @@ def only_mirror(folder: Path, *, wait: bool) -> Iterator[None]:
         lock = FileLock(folder / "sync.lock").acquire(timeout=-1 if wait else 0)
     except Timeout:
         raise Mistake(
-            f'another process is bringing MLflow up to date with "{folder.name}"; there is nothing to do.'
+            f'another process is bringing MLflow up to date with "{folder.name}"; there is nothing to do but to wait.'
         ) from None
     with lock:
         yield

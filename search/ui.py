@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from search.disclosure import public_uri
@@ -37,16 +41,34 @@ def serve(folder: Path, port: int | None = None) -> None:
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
         raise Mistake(f'nothing of "{folder.name}" is in MLflow yet; run "medtune sync {folder}" first.')
     port = free_port(port)
-    server = subprocess.Popen(server_command(uri, port, artifacts(uri)), env=os.environ | SERVER_SETTINGS)
-    try:
-        _wait_for(server, port)
-        print(f"MLflow: http://{HOST}:{port} (Ctrl-C ends it)", flush=True)
-        server.wait()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        server.terminate()
-        server.wait()
+    with _writable(uri) as store:
+        server = subprocess.Popen(server_command(store, port, artifacts(uri)), env=os.environ | SERVER_SETTINGS)
+        try:
+            _wait_for(server, port)
+            print(f"MLflow: http://{HOST}:{port} (Ctrl-C ends it)", flush=True)
+            server.wait()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            server.terminate()
+            server.wait()
+
+
+@contextmanager
+def _writable(uri: str) -> Iterator[str]:
+    """The address of a store that MLflow's server may write to, which it does when it starts: for a person who may only
+    read a storage, a copy of its database, which goes again."""
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
+        yield uri
+        return
+    with tempfile.TemporaryDirectory(prefix="medtune-ui-") as folder:
+        copy = Path(folder) / path.name
+        source = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+        with closing(source), closing(sqlite3.connect(copy)) as target:
+            source.backup(target)
+        print("This storage can only be read by you: the pages show a copy of how it is now.", flush=True)
+        yield f"sqlite:///{copy}"
 
 
 def server_command(uri: str, port: int, destination: Path) -> list[str]:
@@ -91,4 +113,4 @@ def _wait_for(server: subprocess.Popen[bytes], port: int) -> None:
             return
         except Mistake:
             time.sleep(0.2)
-    raise Mistake("MLflow's server didn't start; what it said is above.")
+    raise Mistake("MLflow's server didn't start; what it said is above; set that right, and try again.")

@@ -7,6 +7,7 @@ what lies here needs neither torch nor the code behind it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from importlib import resources
 from pkgutil import resolve_name
@@ -102,6 +103,16 @@ class BackboneSpec(Strict):
     def mean_std(self) -> tuple[Channels, Channels]:
         return NORMALISATIONS[self.normalisation] if isinstance(self.normalisation, str) else self.normalisation
 
+    @property
+    def terms(self) -> str:
+        """What the licence of its weights asks for that isn't usual: `no commercial use`; empty where nothing is."""
+        return str(piece("licences.yaml").get(self.licence.lower(), ""))
+
+    @property
+    def licence_text(self) -> str:
+        """`CC-BY-NC-4.0 (no commercial use)`."""
+        return f"{self.licence} ({self.terms})" if self.terms else self.licence
+
 
 def piece(*path: str) -> dict[str, Any]:
     """A YAML file shipped under spaces/, as plain data."""
@@ -145,6 +156,11 @@ def backbone(name: str) -> BackboneSpec:
             settings = {**data.get("all", {}), **row, "name": name, "family": family}
             return BackboneSpec.parse(settings, f"backbone {name}")
     raise Mistake(f'unknown backbone "{name}".{nearest(name, table())}')
+
+
+def licences_text(names: Iterable[str]) -> str:
+    """`dinov2_base Apache-2.0, mae_base CC-BY-NC-4.0 (no commercial use)`."""
+    return ", ".join(f"{name} {backbone(name).licence_text}" for name in names)
 
 
 def is_family_or_backbone(name: str) -> bool:

@@ -185,6 +185,12 @@ class Space(Strict):
                 values |= dict.fromkeys(choices)
         return tuple(values)
 
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """Names of the dimensions that can take more than one value, in the order in which they are asked."""
+        names = dict.fromkeys(dimension.name for dimension in self.dimensions)
+        return tuple(name for name in names if len(self.offered(name)) > 1)
+
     def keyed(self, point: Mapping[str, Value]) -> dict[str, Value]:
         """The asked values of a point by key, without what is fixed."""
         return {d.key: point[d.name] for d in self.asked(point)}

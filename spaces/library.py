@@ -194,10 +194,10 @@ def _check_conditions(dimensions: list[AnyDimension], fixed: Point) -> list[str]
             if name not in known:
                 if name in {d.name for d in dimensions}:
                     problems.append(
-                        f'space: {dimension.key}: when: "{name}" is asked later; it can\'t be a condition here.'
+                        f'space: {dimension.key}: when: "{name}" is asked later; name what is asked before.'
                     )
                 elif name not in piece("common.yaml")["dimensions"]:
-                    problems.append(f'space: {dimension.key}: when: "{name}" is no dimension.')
+                    problems.append(f'space: {dimension.key}: when: "{name}" is no dimension.{nearest(name, known)}')
         if isinstance(dimension, Choice):
             known.setdefault(dimension.name, set()).update(dimension.choices)
         else:

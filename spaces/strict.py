@@ -69,12 +69,14 @@ def read_yaml(path: Path) -> Any:
     """
     try:
         if path.stat().st_size > MAX_YAML_BYTES:
-            raise Mistake(f"{path}: larger than 1 MiB; a settings file has a few hundred lines at most.")
+            raise Mistake(f"{path}: larger than 1 MiB; expected settings of a few hundred lines.")
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise Mistake(f"{path}: no such file.") from None
+        raise Mistake(
+            f"{path}: no such file.{nearest(path.name, _beside(path)) or ' Give the path of a file of settings.'}"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise Mistake(f"{path}: can't be read as UTF-8 text ({error.__class__.__name__}).") from None
+        raise Mistake(f"{path}: can't be read as UTF-8 text ({error.__class__.__name__}); save it so.") from None
     return parse_yaml(text, str(path))
 
 
@@ -87,7 +89,7 @@ def parse_yaml(text: str, where: str) -> Any:
             line = event.start_mark.line + 1
             depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
             if depth > MAX_YAML_DEPTH:
-                raise Mistake(f"{where}: line {line}: more than {MAX_YAML_DEPTH} levels deep; settings have a few.")
+                raise Mistake(f"{where}: line {line}: more than {MAX_YAML_DEPTH} levels deep; expected a few.")
             if getattr(event, "anchor", None):
                 raise Mistake(f"{where}: line {line}: anchors and aliases aren't allowed here; write the value out.")
             if tag:
@@ -99,11 +101,18 @@ def parse_yaml(text: str, where: str) -> Any:
         raise Mistake(f"{where}: line {line}: {problem}; keep one of the two.") from None
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise Mistake(f"{where}: line {line}: not valid YAML: {error.problem}.") from None
+        raise Mistake(
+            f'{where}: line {line}: not valid YAML: {error.problem}; expected "key: value", indented by blanks.'
+        ) from None
     except YAMLError as error:
-        raise Mistake(f"{where}: not valid YAML: {str(error).splitlines()[0]}.") from None
+        raise Mistake(f"{where}: not valid YAML: {str(error).splitlines()[0]}; take that out.") from None
     except ValueError as error:  # a value that looks like a date or a number, and is none
         raise Mistake(f"{where}: holds a value that can't be read ({error}); put it into quotes.") from None
+
+
+def _beside(path: Path) -> list[str]:
+    """Names of the YAML files in a file's folder, for one that isn't there."""
+    return [other.name for other in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
 
 
 def _sentence(cls: type[BaseModel], error: dict[str, Any], where: str) -> str:

@@ -33,7 +33,9 @@ def read_card(folder: Path, kinds: tuple[str, ...] = (MODEL,)) -> dict[str, Any]
     except FileNotFoundError:
         raise Mistake(f"{folder}: holds no {CARD}; give the model folder that medtune final wrote.") from None
     except ValueError:
-        raise Mistake(f"{folder / CARD}: is no JSON; the model folder is damaged.") from None
+        raise Mistake(
+            f"{folder / CARD}: is no JSON: the model folder is damaged; take a copy of it, or run the final anew."
+        ) from None
     if not isinstance(card, dict) or card.get("kind") not in (MODEL, ENSEMBLE):
         raise Mistake(f"{folder / CARD}: isn't a medtune model's; give the model folder that medtune final wrote.")
     if card["kind"] not in kinds:
@@ -43,7 +45,9 @@ def read_card(folder: Path, kinds: tuple[str, ...] = (MODEL,)) -> dict[str, Any]
             f"{folder / CARD}: has format {card.get('format')}, this version reads {FORMAT}; run the final anew."
         )
     if card.get("digest") != digest({name: value for name, value in card.items() if name != "digest"}):
-        raise Mistake(f"{folder / CARD}: doesn't have the digest it was written with; the model folder is damaged.")
+        raise Mistake(
+            f"{folder / CARD}: has another digest than it was written with; take a copy of it, or run the final anew."
+        )
     return card
 
 

@@ -116,9 +116,11 @@ def load_model(folder: Path) -> Trained:
         with (folder / WEIGHTS).open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise Mistake(f"{folder / WEIGHTS}: can't be read ({error.strerror}).") from None
+        raise Mistake(f"{folder / WEIGHTS}: can't be read ({error.strerror}); give this user the right to.") from None
     if found != card["weights"]:
-        raise Mistake(f"{folder / WEIGHTS}: doesn't have the digest that {CARD} says; the model folder is damaged.")
+        raise Mistake(
+            f"{folder / WEIGHTS}: doesn't have the digest that {CARD} says; take a copy of it, or run the final anew."
+        )
     config = TrialConfig.model_validate(card["config"])
     generator = torch.get_rng_state()
     # The weights all come from the file; nothing is asked of a hub.

@@ -106,7 +106,7 @@ class Predictor:
         except BadImage as error:
             problems.append(f"{name}: {error}.")
         except OSError as error:
-            problems.append(f"{name}: can't be read ({error.strerror}).")
+            problems.append(f"{name}: can't be read ({error.strerror}); give this user the right to.")
         return {}
 
     @torch.inference_mode()

@@ -19,7 +19,7 @@ CONTRACT = {
     "status": {"search", "--json"},
     "export": {"search", "-o", "--bundle", "--top", "--per"},
     "final": {"exports", "--seeds", "--workers", "--fit", "--again", "--evaluate", "-o"},
-    "report": {"search", "-o"},
+    "report": {"search", "-o", "--images"},
     "predict": {"model", "images", "-o", "--per", "--path", "--root"},
     "sync": {"search", "--follow"},
     "ui": {"search"},

@@ -5,6 +5,7 @@
 With PICTURES=docs/pictures in the environment the screenshots are kept there.
 """
 
+import json
 import os
 import shutil
 import socket
@@ -12,16 +13,21 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
+from urllib.parse import urlencode
 
+import numpy as np
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
 from search import ui
+from search.disclosure import SearchFacts
 from search.folder import SearchFolder
+from search.mirror import Mirror
 from search.mlflow_store import artifacts
-from search.record import State
+from search.record import Epoch, State, Trial
+from search.tracking import local_uri
 from tests.search.conftest import SETTINGS, succeed
 
 OFFLINE = (
@@ -34,6 +40,8 @@ OFFLINE = (
     "--disable-sync",
 )
 MLFLOWS_OWN = "users/current"  # which its pages ask for, and its server without accounts doesn't have
+A_FEW = 5.0  # seconds
+MANY = 1000
 SHOWN = 30_000  # milliseconds that something may take to be on a page
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -86,12 +94,19 @@ def shown(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def mlflow(shown: Path, tmp_path: Path) -> Iterator[str]:
     """The address of MLflow's pages for it."""
+    with pages_of(shown.parent, tmp_path) as address:
+        yield address
+
+
+@contextmanager
+def pages_of(storage: Path, log_to: Path) -> Iterator[str]:
+    """MLflow's server on a storage, as `medtune ui` starts it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    uri = f"sqlite:///{shown.parent / 'mlflow.db'}"
+    uri = f"sqlite:///{storage / 'mlflow.db'}"
     command = ui.server_command(uri, port, artifacts(uri))
-    with (tmp_path / "server.log").open("wb") as log:
+    with (log_to / "server.log").open("wb") as log:
         server = subprocess.Popen(command, env=os.environ | ui.SERVER_SETTINGS, stdout=log, stderr=log)
     try:
         ui._wait_for(server, port)
@@ -151,6 +166,51 @@ def test_mlflows_pages(shown: Path, mlflow: str, browser: Browser) -> None:
     page.goto(f"{place}/{runs['search digits']}/artifacts/best/reliability.png")
     browser.has("confusion_matrix.png", "roc.png")
     browser.picture("mlflow-pictures")
+    trials = [runs[f"trial {t.number:04d}"] for t in study.trials if t.state is State.COMPLETE]
+    asked = urlencode({"runs": json.dumps(trials), "experiments": json.dumps([str(experiment)])})
+    page.goto(f"{mlflow}/#/compare-runs?{asked}")
+    browser.has("Parallel Coordinates Plot", "head_lr")
+    time.sleep(3)
+    junk = page.get_by_text("batch_size", exact=True).count() + page.get_by_text("seed", exact=True).count()
+    assert junk == 0, "what is the same for all trials, or says nothing of them, is no axis"
+    browser.picture("mlflow-compare")
     page.goto(f"{mlflow}/#/models/medtune-digits")
     browser.has("medtune-digits")
+    assert [said for said in browser.wrong if MLFLOWS_OWN not in said] == []
+
+
+def test_a_thousand_trials_in_one_search(browser: Browser, tmp_path: Path) -> None:
+    """Its page, and the table of runs, open in a few seconds."""
+    random = np.random.default_rng(0)
+    trials = []
+    for number in range(MANY):
+        value = float(random.uniform(0.5, 0.9))
+        epochs = {1: Epoch(1, value, 0.02, 0.5, {"log_loss": 0.4}, 1.0, 1.6e9 + number)}
+        point = {"backbone": f"backbone_{number % 7}", "trained_blocks": number % 3, "head_lr": float(random.random())}
+        ended = 1.6e9 + number + 1
+        trials.append(
+            Trial(number, point, number, "job", 1.6e9 + number, "tpe", State.COMPLETE, "", value, ended, epochs)
+        )
+    facts = SearchFacts("many-0", "many", "balanced_accuracy", "maximize", ("backbone_0",))
+    started = time.monotonic()
+    Mirror(local_uri(tmp_path), facts).update(trials, driven=False)
+    print(f"\n{time.monotonic() - started:.0f} s to mirror {MANY} trials")
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as store:
+        (parent,) = store.execute("select run_uuid from runs where name = 'search many'").fetchone()
+        (experiment,) = store.execute("select experiment_id from runs limit 1").fetchone()
+    with pages_of(tmp_path, tmp_path) as address:
+        place = f"{address}/#/experiments/{experiment}/runs"
+        browser.page.goto(f"{address}/#/models")  # the browser has the pages' code from here on
+        browser.has("Registered Models")
+        for what, url, texts in (
+            ("a search's page", f"{place}/{parent}", ("medtune.best_trial", "Child runs")),
+            ("the table of runs", f"{place}?workflowType=machine_learning", ("search many", "matching runs")),
+        ):
+            browser.page.goto("about:blank")
+            started = time.monotonic()
+            browser.page.goto(url)
+            browser.has(*texts)
+            seconds = time.monotonic() - started
+            print(f"{seconds:.1f} s to open {what}")
+            assert seconds < A_FEW, what
     assert [said for said in browser.wrong if MLFLOWS_OWN not in said] == []

@@ -179,7 +179,7 @@ def test_a_wrong_token_is_told(cluster: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code, cluster], env=environment, capture_output=True, text=True, timeout=120
     )
-    assert "Mistake" in done.stderr and "process's token (RAY_AUTH_MODE" in done.stderr, done.stderr
+    assert "Mistake" in done.stderr and "cluster's token (RAY_AUTH_MODE" in done.stderr, done.stderr
 
 
 def test_what_a_node_is_asked(good: Places) -> None:

@@ -116,7 +116,11 @@ def test_registered_once_with_its_interval(search: Path) -> None:
     assert {f.path for f in client.list_artifacts(run.info.run_id, "model/data")} == {f"model/data/{model.folder.name}"}
     parent = client.get_run(run.data.tags["mlflow.parentRunId"])
     page = parent.data.tags["mlflow.note.content"]
-    assert "Final model-dinov2_tiny-" in page and "(standard error 0.0200)" in page and "medtune resume digits" in page
+    assert (
+        "Final model-dinov2_tiny-" in page
+        and "balanced_accuracy 0.9000 [0.85" in page
+        and "medtune resume digits" in page
+    )
     found = SearchFolder(search)
     seconds, resources = found.study().trials[0].seconds, found.config().resources
     of_trial = client.search_runs([run.info.experiment_id], "tags.`medtune.number` = '0'")[0].data.metrics

@@ -158,8 +158,27 @@ def check_like_record(search: Search, uri: str | None = None) -> None:
     for trial, (_, _, _, _, params, history) in zip(trials, children, strict=True):
         expected = [(e.epoch, round(e.time * 1000), e.value) for _, e in sorted(trial.epochs.items())]
         assert history.get("accuracy", []) == expected
-        assert params == {k: str(v) for k, v in trial.point.items()} | {"seed": str(trial.seed)}
+        assert params == {k: str(v) for k, v in trial.point.items()}
     assert TRIAL_TAG not in parent[3]
+
+
+def test_what_is_the_same_for_all_trials_is_no_parameter(storage: Path) -> None:
+    """Parallel coordinates have an axis for each parameter. One opened later comes to ended trials, too."""
+    space = {"head_lr": {"float": [1e-4, 1e-1], "log": True}, "batch_size": 32, "level": 1}
+    search = make_search(storage, "fixed", backbones=["mae_tiny"], weights="random", space=space)
+    point = {"backbone": "mae_tiny", "trained_blocks": 0, "head_lr": 2e-3, "batch_size": 32, "level": 1}
+    search.study.add(point, {"head_lr": 2e-3}, SPACE, seed=5, job="job-00000", why="tpe")
+    search.study.end(0, State.COMPLETE, "", 0.7)
+    sync_once(search.folder)
+    parent, trial = snapshot(search)
+    assert "head_lr" in trial[4] and not {"batch_size", "level", "seed"} & set(trial[4])
+    assert trial[3]["medtune.seed"] == "5" and trial[3]["medtune.backbone"] == "mae_tiny"
+    assert parent[3]["medtune.fixed.batch_size"] == "32" and parent[3]["medtune.fixed.level"] == "1"
+    settings = json.loads((search.folder / "search.yaml").read_text())
+    settings["space"]["level"] = {"choice": [1, 2]}
+    (search.folder / "search.yaml").write_text(json.dumps(settings))
+    sync_once(search.folder)
+    assert snapshot(search)[1][4]["level"] == "1"
 
 
 def test_late_sync_tells_every_trial_and_nothing_twice(storage: Path) -> None:

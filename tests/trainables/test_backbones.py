@@ -529,7 +529,7 @@ def test_unknown_backbone() -> None:
 def test_sides_must_fit(resolution: tuple[int, int], nearest: str) -> None:
     told = sentences("mae_tiny", "random", resolution)
     assert told.startswith("resolution: mae_tiny needs sides that are multiples of 16, found ")
-    assert told.endswith(f"; the nearest is {nearest}.")
+    assert told.endswith(f"; write {nearest}.")
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
@@ -572,13 +572,15 @@ def test_missing_left_over_and_misshapen_weights_are_named(tmp_path: Path) -> No
     assert "13 of 53 weights in the file have no place in golden_mae: extra.00, extra.01," in told[1]
     assert told[1].endswith("extra.09, and 3 more.")
     assert told[2].endswith("have another shape: blocks.0.mlp.fc1.weight [250, 64] instead of [256, 64].")
-    assert len(told) == 4 and "the file of golden_mae is called mae_pretrain_vit_base.pth" in told[3]
+    assert len(told) == 4 and "use the file of golden_mae, mae_pretrain_vit_base.pth." in told[3]
 
 
 @pytest.mark.parametrize("shape", [(1, 38, 64), (1, 1, 64), (1, 0, 64)])
 def test_positions_that_are_no_grid(shape: tuple[int, ...], tmp_path: Path) -> None:
     torch.save(flat("mae") | {"pos_embed": torch.zeros(shape)}, tmp_path / "file.pth")
-    assert "patches; golden_mae needs a square of them" in sentences(golden_spec("mae"), tmp_path / "file.pth")
+    assert "patches; golden_mae needs a square; use the official file." in sentences(
+        golden_spec("mae"), tmp_path / "file.pth"
+    )
 
 
 @pytest.mark.parametrize("shape", [(37, 64), (1, 37, 32)])
@@ -629,7 +631,7 @@ def test_a_wrong_file_is_told_by_its_row(row: str, wrong: str, tmp_path: Path) -
     torch.save(empty, tmp_path / "file.pth")
     told = sentences(row, tmp_path / "file.pth", (224, 224))
     assert f"looks like {wrong};" in told
-    assert f"the file of {row} is called {Path(address).name}." in told
+    assert f"use the file of {row}, {Path(address).name}." in told
 
 
 @pytest.mark.parametrize("name", ["mae_tiny", "dinov2_tiny", "clip_tiny"])

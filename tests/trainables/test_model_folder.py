@@ -107,9 +107,9 @@ def test_missing_and_truncated_weights(saved: Path) -> None:
 
 
 CARDS: list[tuple[dict[str, Any], str]] = [
-    ({"classes": [str(9 - digit) for digit in range(10)]}, "doesn't have the digest it was written with"),
-    ({"weights": "0" * 64}, "doesn't have the digest it was written with"),
-    ({"digest": None}, "doesn't have the digest it was written with"),
+    ({"classes": [str(9 - digit) for digit in range(10)]}, "has another digest than it was written with"),
+    ({"weights": "0" * 64}, "has another digest than it was written with"),
+    ({"digest": None}, "has another digest than it was written with"),
     ({"format": 99}, "has format 99, this version reads 1"),
     ({"kind": "a cake"}, "isn't a medtune model's"),
 ]

@@ -52,6 +52,4 @@ def check_resolution(spec: BackboneSpec, resolution: tuple[int, int]) -> None:
     if any(side <= 0 or side % step for side in resolution):
         near = "x".join(str(max(step, round(side / step) * step)) for side in resolution)
         found = "x".join(map(str, resolution))
-        raise Mistake(
-            f"resolution: {spec.name} needs sides that are multiples of {step}, found {found}; the nearest is {near}."
-        )
+        raise Mistake(f"resolution: {spec.name} needs sides that are multiples of {step}, found {found}; write {near}.")

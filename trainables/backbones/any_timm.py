@@ -220,7 +220,7 @@ def _created(name: str, resolution: tuple[int, int], drop_path: float, device: s
         except TypeError:
             if described and described.fixed_input_size and resolution != described.input_size[1:]:
                 only = "x".join(map(str, described.input_size[1:]))
-                raise Mistake(f"resolution: timm/{name} takes {only} only, found {resolution}.") from None
+                raise Mistake(f"resolution: timm/{name} takes {only} only, found {resolution}; write {only}.") from None
         try:
             return timm.create_model(name, **arguments)
         except TypeError:

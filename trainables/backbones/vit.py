@@ -148,7 +148,9 @@ def resize_positions(
     if math.prod(stored) != count:
         stored = (math.isqrt(count), math.isqrt(count)) if count > 0 else (0, 0)
     if math.prod(stored) != count or count == 0:
-        raise Mistake(f"{where}: the position embedding holds {count} patches; {spec.name} needs a square of them.")
+        raise Mistake(
+            f"{where}: the position embedding holds {count} patches; {spec.name} needs a square; use the official file."
+        )
     if stored == grid:
         return state
     of_patches = positions[:, others:].reshape(1, *stored, -1).permute(0, 3, 1, 2)

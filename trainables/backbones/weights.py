@@ -182,8 +182,8 @@ def fitted(file: Mapping[str, Tensor], spec: BackboneSpec, family: Family, trunk
     if sentences:
         likeness = looks_like(dict(file))
         found = f"looks like {likeness}" if likeness else "is of no layout known here"
-        official = f"; the file of {spec.name} is called {_official_name(spec)}" if spec.pretrained else ""
-        raise Mistake(*sentences, f"{where}: {found}{official}.")
+        official = f"; use the file of {spec.name}, {_official_name(spec)}" if spec.pretrained else ""
+        raise Mistake(*sentences, f"{where}: {found}{official or '; write random'}.")
     state = family.resize(state, spec, trunk, where)
     return {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
 

@@ -69,7 +69,9 @@ def content_hashes(root: Path, paths: Sequence[str], cache: Path, workers: int =
         found = chain.from_iterable(pool.map(look_at_several, several))
         for path, seen in zip(paths, found, strict=True):
             if isinstance(seen, OSError):
-                problems.add("files that can't be read", f"{path}: can't be read ({seen.strerror}).")
+                problems.add(
+                    "files that can't be read", f"{path}: can't be read ({seen.strerror}); give this user the right to."
+                )
                 continue
             contents.append(seen[2])
             if known.get(path) != seen and now - seen[1] > SETTLED_NS:

@@ -182,9 +182,11 @@ class Manifest:
         try:
             data = path.read_bytes()
         except FileNotFoundError:
-            raise Mistake(f"{path}: no such file.") from None
+            raise Mistake(
+                f"{path}: no such file, which a search's folder should hold; restore it, or search anew."
+            ) from None
         except OSError as error:
-            raise Mistake(f"{path}: can't be read ({error.strerror}).") from None
+            raise Mistake(f"{path}: can't be read ({error.strerror}); give this user the right to.") from None
         content, expected = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
         if hashlib.sha256(content).digest() != expected:
             raise Mistake(f"{path}: damaged (its digest doesn't match); delete it and start again.")

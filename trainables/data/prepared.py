@@ -86,7 +86,9 @@ class Prepared:
             settings = json.loads(path.read_text(encoding="utf-8"))
             intact = settings.pop("digest") == digest(settings)
         except FileNotFoundError:
-            raise Mistake(f"{path}: no such file.") from None
+            raise Mistake(
+                f"{path}: no such file, which a search's folder should hold; restore it, or search anew."
+            ) from None
         except (OSError, ValueError, KeyError, AttributeError):
             intact = False
         if not intact:

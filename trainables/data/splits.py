@@ -222,7 +222,7 @@ def _refuse_leaks(manifest: Manifest) -> None:
         for same in np.split(rows, np.flatnonzero(np.diff(index[rows])) + 1):
             firsts = [(part, same[manifest.official[same] == part][:1]) for part in PARTS]
             shown = ", ".join(f"{manifest.paths[first[0]]} ({part})" for part, first in firsts if len(first))
-            problems.add(f"{what} in several parts", f"dataset: belong together: {shown}.")
+            problems.add(f"{what} in several parts", f"dataset: belong together, expected in one part: {shown}.")
     if len(problems):
         remedy = "dataset: write split: {official: false} for a split that keeps them together, or correct the data."
         problems.add("remedies", remedy)

@@ -230,6 +230,6 @@ def test_every_leak_is_in_full_and_ten_are_shown(invented: Callable[..., Manifes
     assert "dataset: 15 more groups in several parts (25 in all)." in shown
     leaks = [sentence for sentence in full if "belong together" in sentence]
     assert len(leaks) == 25 and leaks[1] == (
-        "dataset: belong together: 0003.png (train), 0004.png (validation), 0005.png (test)."
+        "dataset: belong together, expected in one part: 0003.png (train), 0004.png (validation), 0005.png (test)."
     )
     assert shown[-1] == full[-1] and "official: false" in full[-1]

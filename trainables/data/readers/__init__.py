@@ -55,7 +55,9 @@ def read(config: DatasetConfig, cache: Path, base: Path | None) -> Manifest:
         problems.append(f'dataset.reader: unknown reader "{config.reader}".{nearest(config.reader, READERS)}')
     root = (base or Path.cwd()) / Path(config.root).expanduser()
     if not root.exists():
-        problems.append(f"dataset.root: {root}: no such folder.")
+        problems.append(
+            f"dataset.root: {root}: no such folder; write the dataset's, or give --set dataset.root=FOLDER."
+        )
     elif not root.is_dir():
         problems.append(f"dataset.root: {root}: expected a folder, found a file.")
     options: Strict | None = None
@@ -71,6 +73,8 @@ def read(config: DatasetConfig, cache: Path, base: Path | None) -> Manifest:
         manifest.check_units()
     except ValueError as error:  # a manifest that contradicts itself
         if is_own(config.reader):
-            raise Mistake(f'dataset.reader: "{config.reader}" gives no usable manifest: {error}.') from error
+            raise Mistake(
+                f'dataset.reader: "{config.reader}" gives no usable manifest: {error}; see docs/extending.md.'
+            ) from error
         raise
     return manifest

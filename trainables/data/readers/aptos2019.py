@@ -111,7 +111,7 @@ def _rows(root: Path, safe: Root, name: str, folder: str, part: str, problems: P
         where = f"{table.name} row {row}"
         path = f"{images}/{code}.png"
         if not code:
-            problems.add("empty ids", f"{where}: id_code is empty.")
+            problems.add("empty ids", f"{where}: id_code is empty, expected an image's name.")
         elif code in first:
             sentence = f'{where}: id_code "{code}" stands in row {first[code]} already; keep one of the two.'
             problems.add("repeated ids", sentence)
@@ -139,7 +139,7 @@ def _without_conflicts(manifest: Manifest, options: Options) -> Manifest:
         for content in sorted(conflicting):
             rows = np.flatnonzero(manifest.contents == content)
             listed = ", ".join(f"{manifest.paths[row]} (grade {manifest.labels[row]})" for row in rows[:10])
-            problems.add("conflicts", f"aptos2019: the same image has different grades: {listed}.")
+            problems.add("conflicts", f"aptos2019: the same image has different grades, expected one: {listed}.")
         problems.add("remedies", "aptos2019: correct the grades, or write conflicts: drop to leave such images out.")
         problems.raise_if_any()
     caveats = manifest.caveats

@@ -137,7 +137,7 @@ def _lesions(
     table = try_table(root, found[0], _COLUMNS, problems, "cbis_ddsm")
     density = next((column for column in _DENSITY if column in table.columns), None)
     if table.columns and density is None:
-        problems.add("missing columns", f'{table.name}: column "{_DENSITY[0]}" is missing.')
+        problems.add("missing columns", f'{table.name}: column "{_DENSITY[0]}" is missing; take TCIA\'s own table.')
     if density is None or not all(column in table.columns for column in _COLUMNS):
         return []
     lesions = []

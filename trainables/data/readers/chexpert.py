@@ -214,7 +214,7 @@ def _paths(
         match = _PATH.search(cell)
         patient = study = path = ""
         if not cell:
-            problems.add("empty paths", f"{table.name} row {row}: Path is empty.")
+            problems.add("empty paths", f"{table.name} row {row}: Path is empty, expected an image's path.")
         elif match is None or match[4] is None or match[1] != part:
             sentence = f'{table.name} row {row}: Path is "{cell}", expected .../{part}/patient.../study.../an image.'
             problems.add("paths of another form", sentence)
@@ -293,7 +293,9 @@ def _official_test(
     table = try_table(root, name, needed, problems, "chexpert")
     key = "Study" if "Study" in table.columns else "Path"
     if table.columns and key not in table.columns:
-        problems.add("missing columns", f'{table.name}: column "Study" or "Path" is missing.')
+        problems.add(
+            "missing columns", f'{table.name}: column "Study" or "Path" is missing; take the dataset\'s own table.'
+        )
     studies = []
     for row, cell in table.cells(key):
         match = _PATH.search(cell)
@@ -329,7 +331,9 @@ def _official_test(
         entries.append(entry_of[study])
     for study in sorted(entry_of.keys() - set(found) - {""}):
         row = table.rows[entry_of[study]]
-        problems.add("studies without images", f"{table.name} row {row}: no images under test/{study}/.")
+        problems.add(
+            "studies without images", f"{table.name} row {row}: no images under test/{study}/, expected one at least."
+        )
     if unlabelled:
         notes.append(f"chexpert: {unlabelled} images under test/ aren't in {table.name} and aren't used.")
     unknown = [""] * len(paths)

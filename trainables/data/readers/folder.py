@@ -74,7 +74,10 @@ def read(root: Path, options: Options, cache: Path) -> Manifest:
         for entry in classes:
             found = sorted(_images(root, entry, safe, problems))
             if not found:
-                problems.add("empty classes", f"{entry.relative_to(root).as_posix()}/: a class folder without images.")
+                problems.add(
+                    "empty classes",
+                    f"{entry.relative_to(root).as_posix()}/: a class folder without images; remove it.",
+                )
             paths += found
             names += [entry.name] * len(found)
             official += [part] * len(found)
@@ -110,7 +113,7 @@ def _parts(root: Path, problems: Problems) -> list[tuple[Path, str]]:
     try:
         folders = sorted(e.name for e in os.scandir(root) if e.is_dir() and not ignored(e.name))
     except OSError as error:
-        raise Mistake(f"dataset.root: {root}: can't be read ({error.strerror}).") from None
+        raise Mistake(f"dataset.root: {root}: can't be read ({error.strerror}); give this user the right to.") from None
     words = [name for name in folders if name.lower() in SPLIT_FOLDERS]
     if not any(name.lower() == "train" for name in words) or len(words) < 2 and len(folders) > 1:
         return [(root, "")]
@@ -175,7 +178,8 @@ def _groups(paths: list[str], expression: str | None, problems: Problems) -> lis
         match = re.search(expression, path)
         if match is None or not match["group"]:
             problems.add(
-                "paths without a group", f"{path}: the expression dataset.options.groups finds no group in it."
+                "paths without a group",
+                f"{path}: the expression dataset.options.groups finds no group in it; correct it.",
             )
         else:
             groups.append(match["group"])

@@ -140,7 +140,7 @@ def _part(root: Path, part: str, problems: Problems, notes: list[str], caveats: 
     for row, image in labels.cells("image"):
         where = f"{labels.name} row {row}"
         if not image:
-            problems.add("empty ids", f"{where}: image is empty.")
+            problems.add("empty ids", f"{where}: image is empty, expected an image's name.")
             continue
         path, reason = _file(listing, folder, image)
         if reason:
@@ -180,7 +180,7 @@ def _metadata(table: Table, problems: Problems) -> dict[str, _Facts]:
     for row, image in table.cells("image"):
         where = f"{table.name} row {row}"
         if not image:
-            problems.add("empty ids", f"{where}: image is empty.")
+            problems.add("empty ids", f"{where}: image is empty, expected an image's name.")
             continue
         if first.setdefault(image, row) != row:
             sentence = f'{where}: image "{image}" stands in row {first[image]} already; keep one of the two.'

@@ -35,12 +35,14 @@ def own_reader(name: str, kind: type[T]) -> T:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not (module_name + ".").startswith(error.name + "."):
-            raise Mistake(f"{where}: {module_name} imports {error.name}, which isn't installed.") from None
+            raise Mistake(f"{where}: {module_name} imports {error.name}, which isn't installed; install it.") from None
         raise Mistake(
             f"{where}: there is no module {module_name}; install it, or name its folder in PYTHONPATH."
         ) from None
     except Exception as error:  # a person's module may raise anything
-        raise Mistake(f"{where}: {module_name} can't be imported ({type(error).__name__}: {error}).") from error
+        raise Mistake(
+            f"{where}: {module_name} can't be imported ({type(error).__name__}: {error}); correct it."
+        ) from error
     found = getattr(module, attribute, None)
     if found is None:
         names = [n for n, value in vars(module).items() if isinstance(value, kind)]

@@ -91,10 +91,10 @@ def _records(root: Path, name: str, problems: Problems, said: str) -> list[list[
         problems.add(kind, f"{said}: not UTF-8 text; save the table as CSV in UTF-8.")
         return []
     except csv.Error as error:
-        problems.add(kind, f"{said}: not a CSV table ({error}).")
+        problems.add(kind, f"{said}: not a CSV table ({error}); save it as CSV.")
         return []
     except OSError as error:
-        problems.add(kind, f"{said}: can't be read ({error.strerror}).")
+        problems.add(kind, f"{said}: can't be read ({error.strerror}); give this user the right to.")
         return []
     if not records:
         problems.add(kind, f"{said}: empty; expected a header and a row for each image.")

@@ -277,7 +277,7 @@ def test_every_defect_in_one_run(make, cache: Path, tmp_path: Path, write_image)
         f'{t} row 10: "train/patient00003/study2/view1_frontal.jpg" is a link that leaves',
         f'{t} row 10: AP/PA is "XX"',
         f'{t} row 11: Path is "CheXpert-v1.0-small/valid/patient00004/study1/view1_frontal.jpg", expected .../train/',
-        f"{t} row 12: Path is empty.",
+        f"{t} row 12: Path is empty,",
         f'{t} row 13: Path is "somewhere/else.jpg", expected .../train/patient.../study.../an image.',
         f"{t} row 14: expected 19 cells as in the header, found 20.",
         f"{t} row 18: other labels than in row 17, which is of the same study.",
@@ -310,9 +310,9 @@ def test_defects_of_the_official_test(make, cache: Path, write_image) -> None:
     expected = (
         'groundtruth.csv: column "Edema" is missing.',
         "groundtruth.csv row 7: other labels than in row 2, which is of the same study.",
-        "groundtruth.csv row 8: no images under test/patient00999/study1/.",
+        "groundtruth.csv row 8: no images under test/patient00999/study1/,",
         'groundtruth.csv row 9: Study is "CheXpert-v1.0/tset/patient00203/study1", expected .../test/',
-        "groundtruth.csv row 10: no images under test/patient00998/study1/.",
+        "groundtruth.csv row 10: no images under test/patient00998/study1/,",
         "chexpert: test/patient00201/study1/view3.jpg: its name says neither frontal nor lateral",
     )
     for part in expected:

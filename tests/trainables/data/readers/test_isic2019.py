@@ -202,7 +202,7 @@ def test_every_defect_in_one_run(make, cache: Path, tmp_path: Path, write_image)
         f"{labels_} row 6: MEL is empty, expected 0 or 1.",
         f"{labels_} row 7: the class is UNK, expected one of MEL, NV,",
         f"{labels_} row 8: expected 10 cells as in the header, found 11.",
-        f"{labels_} row 9: image is empty.",
+        f"{labels_} row 9: image is empty,",
         f'{labels_} row 10: "ISIC_2019_Training_Input/../../outside.jpg" leaves the dataset\'s root',
         f'{labels_} row 11: MEL is "yes"',
         f'{labels_} row 42: "ISIC_2019_Training_Input/ISIC_0000040.jpg" no such file',
@@ -215,7 +215,7 @@ def test_every_defect_in_one_run(make, cache: Path, tmp_path: Path, write_image)
         f'{facts_} row 13: age_approx is "old", expected years from 0 to 120 or none.',
         f'{facts_} row 14: sex is "m", expected female, male or none.',
         f'{facts_} row 15: image "ISIC_0000011" stands in row 13 already',
-        f"{facts_} row 16: image is empty.",
+        f"{facts_} row 16: image is empty,",
         f"{facts_} row 50: expected 5 cells as in the header, found 2.",
     )
     for part in expected:
