@@ -258,7 +258,7 @@ def test_dimensions_refuse_nonsense() -> None:
 
 def test_levels_scale_a_policy() -> None:
     for name, most in policies().items():
-        assert most.at(0) == policy("none").model_copy(update={"outside": most.outside}), name
+        assert most.at(0) == policy("none").model_copy(update={"outside": most.outside, "colour": most.colour}), name
         assert most.at(3) == most
         assert most.at(1).rotate == pytest.approx(most.rotate / 3)
     with pytest.raises(Mistake, match="fundus"):
