@@ -87,7 +87,7 @@ def test_only_sources_are_shipped(tmp_path: Path) -> None:
             names = [name for name in archive.namelist() if not name.endswith("/")]
         assert any(name.endswith(".py") for name in names)
         kinds = {Path(name).suffix for name in names}
-        assert kinds <= {".py", ".yaml", ".j2"}, sorted(names)
+        assert kinds <= {".py", ".yaml", ".j2", ".typed"}, sorted(names)
 
 
 def test_what_an_actor_is_told_holds_no_address(tmp_path: Path) -> None:
