@@ -8,7 +8,10 @@ import pytest
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file stays in one process, with the fixtures that its tests share."""
+    """A file is meant to stay in one process, with the fixtures that its tests share.
+
+    It doesn't yet: xdist deals the tests singly all the same, so that fixtures are made in both processes.
+    """
     for item in items:
         item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(Path(__file__).parent))))
 
