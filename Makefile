@@ -33,7 +33,7 @@ demo: $(STAMP)
 	$(call in_temporary_folder,$(BIN)/medtune demo)
 
 test: $(STAMP)
-	$(call in_temporary_folder,$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder)
+	$(call in_temporary_folder,$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder)
 
 # Faults forced on the real thing: minutes to an hour.
 test-faults: $(STAMP)
