@@ -25,8 +25,8 @@ from tests.faults.searches import (
 from tests.search.conftest import killable, medtune, succeed
 
 assert killable  # the fixture
-AWAY = 20  # seconds
-TRIALS, EPOCHS = 12, 120
+AWAY = 60  # seconds
+TRIALS, EPOCHS = 12, 400
 
 
 @pytest.mark.slow
