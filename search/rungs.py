@@ -61,7 +61,8 @@ def rung_epochs(epochs: int, stopping: StoppingConfig, folds: int = 1) -> tuple[
 
 def key(trial: Trial, strategy: Strategy = "free") -> str:
     """Trials of one key are compared with each other; a clause that says what they share."""
-    blocks = f"{trial.point.get('trained_blocks', 0)} trained blocks"
+    trained = trial.point.get("trained_blocks", 0)
+    blocks = f"{trained} trained block{'' if trained == 1 else 's'}"
     return f"{trial.point['backbone']} and {blocks}" if strategy == "compare" else blocks
 
 
