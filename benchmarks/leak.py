@@ -36,13 +36,14 @@ from spaces.config import SearchConfig, SplitConfig, TrialConfig
 from spaces.library import assemble, first_points, trial_config
 from spaces.mistakes import Mistake
 from trainables.augment import store_resolution
+from trainables.causes import Diverged, Infeasible
 from trainables.data.manifest import Manifest
 from trainables.data.order import sample_order
 from trainables.data.parts import TrialData, pixel_spec, rows_of
 from trainables.data.pixels import open_many
 from trainables.data.prepared import prepare
 from trainables.data.splits import split
-from trainables.loop import Diverged, Infeasible, fine_tune
+from trainables.loop import fine_tune
 from trainables.place import Place, this_machine
 
 LEAST = 10  # replicates

@@ -25,7 +25,7 @@ from trainables.data.prepared import Prepared
 from trainables.data.readers import read
 from trainables.data.units import units_of
 from trainables.files import write_json
-from trainables.loop import predict
+from trainables.inference import predict
 from trainables.metrics import classes_numbered
 from trainables.model_folder import Trained
 from trainables.place import this_machine

@@ -21,7 +21,7 @@ from trainables.data.parts import open_part
 from trainables.data.units import units_of
 from trainables.files import replacing
 from trainables.final_run import Fit
-from trainables.loop import predict
+from trainables.inference import predict
 from trainables.metrics import Undefined, classes_numbered
 from trainables.model_folder import load_model, save_model
 from trainables.place import Place, this_machine

@@ -15,9 +15,9 @@ from spaces.config import TrialConfig
 from spaces.mistakes import Mistake
 from trainables import final_run
 from trainables.backbones import build, weights_digest
+from trainables.causes import Diverged, Infeasible
 from trainables.data.prepared import Digests, Prepared, prepare
 from trainables.final_run import Fit, RunOrder
-from trainables.loop import Diverged, Infeasible
 from trainables.place import this_machine
 
 

@@ -73,7 +73,7 @@ class Trial:
     cause: str = ""
     """Why it ended, or why it is unfinished."""
     value: float | None = None
-    """Of a complete trial: the search's metric, as `trainables.loop.trial_value` defines it."""
+    """Of a complete trial: the search's metric, as `trainables.value.trial_value` defines it."""
     ended: float | None = None
     epochs: dict[int, Epoch] = field(default_factory=dict)
 

@@ -2,7 +2,7 @@
 
 Asynchronous successive halving (Li et al. 2020) over epochs: at a rung a trial goes on if its score is among the best
 1/eta of those that have reached the rung with the same key, or within a standard error of them. The score is the log
-loss (`trainables.loop.tempered_log_loss`), which tells more about a model than a metric of its decisions does, where
+loss (`trainables.epoch.tempered_log_loss`), which tells more about a model than a metric of its decisions does, where
 all of them offer it and learned alike; else the search's metric. It is the mean over the last three epochs, as a
 trial's value is. The standard error is that of the difference, paired over the groups of the validation set, from what
 the two trials kept in their folders; where a folder lacks it, the metric decides, with its own standard error, which is
@@ -27,9 +27,9 @@ import numpy as np
 from search.record import Epoch, State, Trial
 from spaces.config import Direction, StoppingConfig, Strategy
 from trainables import influence
+from trainables.epoch import TEMPERED
 from trainables.folds import fold_folder
 from trainables.influence import paired_error
-from trainables.loop import TEMPERED
 from trainables.trials import trial_folder
 
 LAST = 3

@@ -5,10 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from trainables.loop import Diverged, Infeasible
 from trainables.memory_errors import out_of_memory
 
 WHOSE = {"accelerator": "the accelerator's", "host": "this machine's"}
+
+
+class Diverged(Exception):
+    """The loss became infinite or not a number."""
+
+
+class Infeasible(Exception):
+    """This configuration can't run here, whatever the seed."""
 
 
 @dataclass(frozen=True)

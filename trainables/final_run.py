@@ -16,8 +16,9 @@ from spaces.strict import digest
 from trainables.augment import store_resolution
 from trainables.data.parts import Part, TrialData, open_part, pixel_spec, trial_data
 from trainables.data.prepared import Prepared
+from trainables.epoch import EpochReport
 from trainables.files import write_json
-from trainables.loop import EpochReport, Outcome, fine_tune
+from trainables.loop import Outcome, fine_tune
 from trainables.model import merged
 from trainables.model_folder import Trained, save_model
 from trainables.place import Place

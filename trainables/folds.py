@@ -10,7 +10,8 @@ import numpy as np
 
 from spaces.config import TrialConfig
 from trainables.data.parts import TrialData
-from trainables.loop import EpochReport, Report, fine_tune
+from trainables.epoch import EpochReport, Report
+from trainables.loop import fine_tune
 from trainables.place import Place
 from trainables.predictions import Predictions, numbers_of
 from trainables.prefix import ActivationStore, Counts

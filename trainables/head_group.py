@@ -22,26 +22,20 @@ from spaces.strict import digest
 from trainables import checkpoint as checkpoints
 from trainables import watchdog
 from trainables.augment import Augment
+from trainables.causes import Diverged, Infeasible
 from trainables.checkpoint import Checkpoint
 from trainables.data.order import epoch_order, global_batches
 from trainables.data.parts import TrialData
 from trainables.data.strata import strata_of
+from trainables.epoch import EpochReport, evaluated
 from trainables.heads import LinearHead
-from trainables.loop import (
-    Diverged,
-    EpochReport,
-    Infeasible,
-    counted_epochs,
-    evaluated,
-    first_infinite,
-    stacked,
-    trial_value,
-    warmup_cosine,
-)
+from trainables.loop import first_infinite
 from trainables.mixup import Mixup
 from trainables.model import Model, build_model
 from trainables.place import Place
 from trainables.prefix import ActivationStore, Counts, Prefix
+from trainables.schedule import warmup_cosine
+from trainables.value import counted_epochs, stacked, trial_value
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # torch's AdamW's own
 ALIKE = (

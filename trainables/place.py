@@ -62,6 +62,10 @@ class Place:
             dist.barrier()
 
 
+ALONE = Place()
+"""One process on a CPU."""
+
+
 def this_machine(accelerators: float = 0, threads: int = 1) -> Place:
     """A place for one process: the first accelerator where one is asked for, else the CPU with `threads` threads."""
     torch.set_num_threads(threads)

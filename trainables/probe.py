@@ -25,8 +25,9 @@ from trainables.data.manifest import Task
 from trainables.data.parts import Part, TrialData
 from trainables.data.units import Units
 from trainables.files import write_json
+from trainables.inference import predict
 from trainables.kinds import kind
-from trainables.loop import fine_tune, predict
+from trainables.loop import fine_tune
 from trainables.place import Place
 
 STEPS = 2  # timed; as many before them, in which memory is found and kernels are chosen

@@ -20,13 +20,13 @@ import torch
 from spaces.config import DatasetConfig, TrialConfig
 from trainables import watchdog
 from trainables.augment import store_resolution
-from trainables.causes import end_of
+from trainables.causes import Infeasible, end_of
 from trainables.data.parts import TrialData, trial_data
 from trainables.data.prepared import Prepared
+from trainables.epoch import EpochReport
 from trainables.files import write_json
 from trainables.folds import Valued, fine_tune_folds, fold_folder
 from trainables.head_group import fine_tune_heads
-from trainables.loop import EpochReport, Infeasible
 from trainables.object_store import below, link
 from trainables.place import Place, this_machine
 from trainables.predictions import Predictions, numbers_of

@@ -9,9 +9,9 @@ import pytest
 from search.record import Epoch, State, Trial
 from search.rungs import Decision, Rungs, decide, rung_epochs
 from spaces.config import StoppingConfig
+from trainables.epoch import TEMPERED
 from trainables.folds import fold_folder
 from trainables.influence import keep
-from trainables.loop import TEMPERED
 from trainables.trials import trial_folder
 
 HALVING = StoppingConfig()

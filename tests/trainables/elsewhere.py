@@ -26,7 +26,9 @@ from tests.trainables.digits import Digits
 from trainables import checkpoint, loop, sharding
 from trainables.data.parts import TrialData
 from trainables.data.units import Units
-from trainables.loop import EpochReport, Outcome, fine_tune, predict
+from trainables.epoch import EpochReport
+from trainables.inference import predict
+from trainables.loop import Outcome, fine_tune
 from trainables.model import build_model
 from trainables.place import Place
 from trainables.prefix import ActivationStore, Prefix

@@ -10,9 +10,14 @@ import torch
 
 from tests.trainables.digits import Digits
 from trainables.best_epoch import BestEpoch
+from trainables.causes import Infeasible
 from trainables.checkpoint import Checkpoint
+from trainables.epoch import EpochReport
 from trainables.head_group import can_share
-from trainables.loop import EpochReport, Infeasible, fine_tune, predict, rate_share, trial_value
+from trainables.inference import predict
+from trainables.loop import fine_tune
+from trainables.schedule import rate_share
+from trainables.value import trial_value
 
 RISKY = {"epochs": 6, "head_lr": 0.1, "trained_blocks": "all", "backbone_lr_ratio": 0.05, "batch_size": 16}
 """A rate so high that the last epoch isn't the best."""

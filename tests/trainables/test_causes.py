@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainables.causes import End, end_of
-from trainables.loop import Diverged, Infeasible
+from trainables.causes import Diverged, End, Infeasible, end_of
 
 
 def test_what_a_trial_itself_says() -> None:

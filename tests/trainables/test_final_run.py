@@ -13,8 +13,9 @@ import pytest
 from spaces.config import DatasetConfig, TrialConfig
 from tests.trainables.digits import Digits
 from trainables.data.prepared import Prepared, prepare
+from trainables.epoch import EpochReport
 from trainables.final_run import MODEL, RESULT, RunOrder, finished, run, run_data
-from trainables.loop import EpochReport, predict
+from trainables.inference import predict
 from trainables.metrics import compute
 from trainables.model_folder import load_model
 from trainables.place import Place

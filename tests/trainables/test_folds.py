@@ -12,8 +12,9 @@ from tests.trainables.digits import Digits
 from trainables.augment import store_resolution
 from trainables.data.parts import TrialData, trial_data
 from trainables.data.prepared import Prepared, prepare
+from trainables.epoch import EpochReport
 from trainables.folds import fine_tune_folds
-from trainables.loop import EpochReport, fine_tune
+from trainables.loop import fine_tune
 from trainables.place import Place
 
 FOLDS = 3

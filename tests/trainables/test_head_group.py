@@ -10,8 +10,10 @@ import pytest
 
 from spaces.config import TrialConfig
 from tests.trainables.digits import Digits
+from trainables.causes import Diverged
+from trainables.epoch import EpochReport
 from trainables.head_group import can_share, fine_tune_heads, shared
-from trainables.loop import Diverged, EpochReport, fine_tune
+from trainables.loop import fine_tune
 from trainables.prefix import ActivationStore
 
 VARIED: list[dict[str, Any]] = [

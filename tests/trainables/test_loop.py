@@ -15,11 +15,16 @@ import torch
 from spaces.config import TrialConfig
 from tests.trainables.digits import EVERYTHING, Digits
 from trainables import checkpoint
+from trainables.causes import Diverged, Infeasible
 from trainables.data.parts import Part, TrialData
 from trainables.data.units import Units
-from trainables.loop import Diverged, EpochReport, Infeasible, Outcome, fine_tune, predict, trial_value, warmup_cosine
+from trainables.epoch import EpochReport
+from trainables.inference import predict
+from trainables.loop import Outcome, fine_tune
 from trainables.metrics import compute
 from trainables.place import Place
+from trainables.schedule import warmup_cosine
+from trainables.value import trial_value
 
 BACKBONES = ["dinov2_tiny", "mae_tiny"]
 

@@ -15,7 +15,8 @@ from spaces.mistakes import Mistake
 from tests.trainables.digits import Digits
 from trainables.data.parts import pixel_spec
 from trainables.files import write_json
-from trainables.loop import fine_tune, predict
+from trainables.inference import predict
+from trainables.loop import fine_tune
 from trainables.model_folder import CARD, WEIGHTS, Trained, load_model, save_model
 
 

@@ -11,7 +11,8 @@ from tests.trainables.digits import EVERYTHING, Digits
 from tests.trainables.test_checkpoint import made
 from tests.trainables.test_loop import Killed, assert_same
 from trainables.checkpoint import STATE, TENSORS, load_newest, save
-from trainables.loop import EpochReport, fine_tune
+from trainables.epoch import EpochReport
+from trainables.loop import fine_tune
 from trainables.object_store import ObjectFolder, below, link, linked
 
 

@@ -13,7 +13,8 @@ import pytest
 from tests.trainables.digits import Digits
 from trainables import checkpoint, saver, watchdog
 from trainables.checkpoint import Checkpoint
-from trainables.loop import EpochReport, fine_tune
+from trainables.epoch import EpochReport
+from trainables.loop import fine_tune
 from trainables.place import Place
 from trainables.saver import Saver
 from trainables.telling import Stopped, Telling
