@@ -2,6 +2,7 @@
 
     make bench-backbones           (python -m benchmarks.backbones [--size base] [--json FILE])
     python -m benchmarks.backbones --vmamba          VMamba-T against ViT-S/16; training VMamba-T on an accelerator
+    python -m benchmarks.backbones --variants        channels-last, and blocks compiled one by one, beside neither
 
 Ours is a trial's network: normalisation, backbone, linear head. The other is timm's own model of the same sizes with a
 linear classifier; for CoCa, which timm hasn't, timm's vision transformer of that width and depth, without the attention
@@ -41,6 +42,7 @@ BACKBONES = {
     # AIMv2 comes in no smaller size than large.
     "base": ["dinov2_base", "mae_base", "aimv2_large", "sam2_b_plus", "clip_base", "coca_base", "vmamba_b"],
 }
+CONVOLUTIONAL = ["timm/resnet18.a1_in1k", "timm/convnext_tiny.in12k", "timm/efficientnet_b0.ra_in1k"]
 BATCH = {("cuda", "base"): 64, ("cuda", "tiny"): 256, ("cpu", "base"): 2, ("cpu", "tiny"): 16}
 SIDE = 224
 CLASSES = 10
@@ -272,6 +274,61 @@ def training_rate(setting: Setting) -> dict[str, Any]:
     return {"batch": setting.batch, "images_per_second": setting.batch / median(turn[0] for turn in turns)}
 
 
+def channels_last(model: Model, images: Tensor) -> None:
+    del images
+    model.to(memory_format=torch.channels_last)
+
+
+def compiled_blocks(model: Model, images: Tensor) -> None:
+    """Compiles the blocks, each by itself, so that equal ones share what is compiled."""
+    blocks: dict[int, nn.Module] = {}
+    run_block = model.backbone.run_block
+
+    def seen(block: nn.Module, hidden: Tensor, **more: Any) -> Tensor:
+        blocks[id(block)] = block
+        return run_block(block, hidden, **more)
+
+    with patch.object(model.backbone, "run_block", seen), torch.no_grad():
+        model(images)
+    for block in blocks.values():
+        block.compile()
+
+
+VARIANTS: dict[str, Callable[[Model, Tensor], None]] = {
+    "channels last": channels_last,
+    "blocks compiled": compiled_blocks,
+}
+
+
+def variants(name: str, setting: Setting) -> list[dict[str, Any]]:
+    """Training with each variant of a trial's network beside the network as it is, and seconds to the first step."""
+    resolution = setting.resolution(backbone(name))
+    images, rows = setting.images(resolution), []
+    for variant, change in VARIANTS.items():
+        plain = ours(name, resolution).to(setting.device)
+        changed = copy.deepcopy(plain)
+        torch.compiler.reset()
+        started = time.perf_counter()
+        change(changed, images)
+        step = training(changed, images, setting)
+        step()
+        setting.wait()
+        first = time.perf_counter() - started
+        speed = compare([step, training(plain, images, setting)], setting)
+        rows.append({"backbone": name, "variant": variant, "first_step_seconds": first, **asdict(speed)})
+    return rows
+
+
+def print_variants(rows: list[dict[str, Any]]) -> None:
+    print("\nTraining images a second with a variant, and without; ratio above 1: the variant is faster")
+    print(f"{'backbone':<28}{'variant':<18}{'with':>9}{'without':>9}{'ratio':>7}{'first step, s':>15}")
+    for row in rows:
+        print(
+            f"{row['backbone']:<28}{row['variant']:<18}{row['ours']:>9.1f}{row['theirs']:>9.1f}{row['ratio']:>7.2f}"
+            f"{row['first_step_seconds']:>15.1f}"
+        )
+
+
 def print_speeds(rows: list[dict[str, Any]]) -> None:
     print("\nImages a second; ratio: ours by theirs")
     print(
@@ -303,6 +360,7 @@ def main() -> None:
     options.add_argument("--backbones", nargs="+", help="others than those of the size")
     options.add_argument("--only", choices=["speed", "memory"], help="one of the two tables")
     options.add_argument("--vmamba", action="store_true", help="VMamba-T alone")
+    options.add_argument("--variants", action="store_true", help="of training: channels-last, compiled blocks")
     options.add_argument("--side", type=int, default=64, help="pixels, for --vmamba against ViT-S/16")
     options.add_argument("--batch", type=int)
     options.add_argument("--repeats", type=int, default=7, help="turns of each contestant")
@@ -323,7 +381,11 @@ def main() -> None:
     }
     print(", ".join(f"{key} {value}" for key, value in found.items()))
 
-    if arguments.vmamba:
+    if arguments.variants:
+        names = arguments.backbones or [*BACKBONES[arguments.size], *CONVOLUTIONAL]
+        found["variants"] = [row for name in names for row in variants(name, setting)]
+        print_variants(found["variants"])
+    elif arguments.vmamba:
         found["against_vit"] = result = against_vit(setting, arguments.side)
         print(
             f"forward at {arguments.side} px: VMamba-T {result['ours']:.1f} images/s, ViT-S/16 {result['theirs']:.1f}: "

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.backbones import BACKBONES, per_step
+from benchmarks.backbones import BACKBONES, VARIANTS, compiled_blocks, ours, per_step
 from spaces.backbone import backbone
 from trainables.backbones.scan import linear_scan
 
@@ -37,6 +37,19 @@ def test_speed_and_memory_of_every_family(tmp_path: Path) -> None:
 def test_vmamba_against_vit(tmp_path: Path) -> None:
     found = measured(tmp_path, "--vmamba", "--side", "32")["against_vit"]
     assert found["times_slower"] > 0 and found["side"] == 32
+
+
+def test_variants_of_training(tmp_path: Path) -> None:
+    found = measured(tmp_path, "--variants", "--size", "tiny", "--backbones", "mae_tiny")["variants"]
+    assert [row["variant"] for row in found] == list(VARIANTS)
+    assert all(row["first_step_seconds"] > 0 and row["ratio"] > 0 for row in found)
+
+
+def test_every_block_is_compiled_and_nothing_else() -> None:
+    model, images = ours("mae_tiny", (32, 32)), torch.rand(1, 3, 32, 32)
+    compiled_blocks(model, images)
+    compiled = {name for name, module in model.named_modules() if module._compiled_call_impl is not None}
+    assert compiled == {f"backbone.trunk.blocks.{number}" for number in range(backbone("mae_tiny").blocks)}
 
 
 def test_both_sizes_are_of_the_same_families() -> None:
