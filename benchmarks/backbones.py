@@ -321,10 +321,10 @@ def variants(name: str, setting: Setting) -> list[dict[str, Any]]:
 
 def print_variants(rows: list[dict[str, Any]]) -> None:
     print("\nTraining images a second with a variant, and without; ratio above 1: the variant is faster")
-    print(f"{'backbone':<28}{'variant':<18}{'with':>9}{'without':>9}{'ratio':>7}{'first step, s':>15}")
+    print(f"{'backbone':<30}{'variant':<18}{'with':>9}{'without':>9}{'ratio':>7}{'first step, s':>15}")
     for row in rows:
         print(
-            f"{row['backbone']:<28}{row['variant']:<18}{row['ours']:>9.1f}{row['theirs']:>9.1f}{row['ratio']:>7.2f}"
+            f"{row['backbone']:<30}{row['variant']:<18}{row['ours']:>9.1f}{row['theirs']:>9.1f}{row['ratio']:>7.2f}"
             f"{row['first_step_seconds']:>15.1f}"
         )
 

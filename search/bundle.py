@@ -28,7 +28,7 @@ from spaces.config import FORMAT, SearchConfig
 from spaces.mistakes import Mistake
 from trainables.data.prepared import Prepared
 from trainables.files import folder_atomic, write_json, write_text
-from trainables.trials import PREDICTIONS, trial_folder
+from trainables.trial_files import PREDICTIONS, trial_folder
 
 KIND = "medtune bundle"
 ROOT = "dataset"  # where the bundle's settings look for the dataset: a folder, or a link to one, beside them

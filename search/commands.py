@@ -1,4 +1,4 @@
-"""What each command of the command line does."""
+"""What each command of the command line does. Each imports what it needs: looking at a search waits for no torch."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ from pathlib import Path
 
 from search.console import Console
 from search.folder import SearchFolder, find
-from search.launch import Interrupted
-from search.launch import resume as resume_search
-from search.launch import search as launch_search
 from search.record import best
 from search.settings import load
 from spaces.config import SearchConfig
@@ -26,6 +23,9 @@ def check(options: argparse.Namespace) -> None:
 
 
 def search(options: argparse.Namespace) -> None:
+    from search.launch import Interrupted
+    from search.launch import search as run
+
     path = Path(options.settings)
     console = Console.of_terminal()
     config = load(path, options.changes)
@@ -38,17 +38,20 @@ def search(options: argparse.Namespace) -> None:
         smoke(config, path.parent, address=options.address, console=console)
         return
     try:
-        found = launch_search(config, path.parent, address=options.address, console=console)
+        found = run(config, path.parent, address=options.address, console=console)
     except Interrupted:
         _interrupted(console, Path(config.storage) / config.name)
     next_steps(console, found)
 
 
 def resume(options: argparse.Namespace) -> None:
+    from search.launch import Interrupted
+    from search.launch import resume as run
+
     console = Console.of_terminal()
     found = find(options.search)
     try:
-        resume_search(
+        run(
             found,
             address=options.address,
             console=console,
@@ -78,6 +81,8 @@ def _dry_run(config: SearchConfig, base: Path, count: int, console: Console) -> 
 
 def extend(options: argparse.Namespace) -> None:
     from search.extension import extend as run
+    from search.launch import Interrupted
+    from search.launch import resume as resume_search
 
     console, found = Console.of_terminal(), find(options.search)
     with console.working("looking at the data") as progress:

@@ -8,17 +8,19 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ruamel.yaml import YAML
 
-from search.plan import Plan
 from search.study import Study, open_storage
 from spaces.config import SearchConfig
 from spaces.mistakes import Mistake
 from spaces.strict import read_yaml
-from trainables.data.prepared import Prepared
 from trainables.files import write_text
+
+if TYPE_CHECKING:
+    from search.plan import Plan
+    from trainables.data.prepared import Prepared
 
 SETTINGS, DATA, LOG = "search.yaml", "data", "log.txt"
 HEADER = """\
@@ -43,6 +45,8 @@ class SearchFolder:
         return SearchConfig.parse(read_yaml(file), str(file))
 
     def prepared(self) -> Prepared:
+        from trainables.data.prepared import Prepared  # scikit-learn and more, which looking at a search doesn't need
+
         return Prepared.load(self.path / DATA)
 
     def study(self) -> Study:

@@ -352,7 +352,7 @@ def _orders(found: SearchFolder, planned: Plan) -> Any:
 def _take_back_full_disk(found: SearchFolder, trials: Sequence[Trial]) -> None:
     """Lets trials go on that ended for want of room before their end came into the record."""
     from search.scheduler import says_full_disk
-    from trainables.trials import END, trial_folder
+    from trainables.trial_files import END, trial_folder
 
     for trial in trials:
         end = trial_folder(found.path, trial.number) / END

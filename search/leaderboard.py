@@ -13,7 +13,7 @@ from spaces.config import Direction
 from trainables.comparison import AgainstBest, comparison_with_best
 from trainables.metrics import Over, Undefined
 from trainables.predictions import Predictions
-from trainables.trials import PREDICTIONS, trial_folder
+from trainables.trial_files import PREDICTIONS, trial_folder
 
 RESAMPLES = 4000
 

@@ -263,7 +263,7 @@ class Mirror:
             return
         from search.curves import draw_curves
         from trainables.predictions import Predictions
-        from trainables.trials import PREDICTIONS, trial_folder
+        from trainables.trial_files import PREDICTIONS, trial_folder
 
         try:
             predictions = Predictions.load(trial_folder(self.folder, winner.number) / PREDICTIONS)

@@ -10,7 +10,7 @@ from spaces.config import Direction
 from trainables.metrics import Over, Undefined
 from trainables.predictions import Predictions
 from trainables.selection import Corrected, corrected_best
-from trainables.trials import PREDICTIONS, trial_folder
+from trainables.trial_files import PREDICTIONS, trial_folder
 
 
 def corrections(

@@ -20,7 +20,7 @@ from search.study import only_writer
 from spaces.config import Direction
 from spaces.mistakes import Mistake
 from trainables.object_store import linked
-from trainables.trials import CHECKPOINTS, trial_folder
+from trainables.trial_files import CHECKPOINTS, trial_folder
 
 JOBS = "jobs"
 

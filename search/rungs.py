@@ -27,10 +27,8 @@ import numpy as np
 from search.record import Epoch, State, Trial
 from spaces.config import Direction, StoppingConfig, Strategy
 from trainables import influence
-from trainables.epoch import TEMPERED
-from trainables.folds import fold_folder
-from trainables.influence import paired_error
-from trainables.trials import trial_folder
+from trainables.influence import TEMPERED, paired_error
+from trainables.trial_files import fold_folder, trial_folder
 
 LAST = 3
 COMPARED = (State.RUNNING, State.COMPLETE, State.PRUNED)

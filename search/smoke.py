@@ -29,7 +29,7 @@ from spaces.mistakes import Mistake
 from trainables.data.manifest import Manifest
 from trainables.data.prepared import Prepared
 from trainables.data.units import units_of
-from trainables.trials import PREDICTIONS, trial_folder
+from trainables.trial_files import PREDICTIONS, trial_folder
 
 STEPS = 2
 OF_EACH = 2  # groups of each class that are validated on: as few as have a metric

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from search.record import Trial
 from spaces.config import ResourcesConfig
-from trainables.trials import END, trial_folder
+from trainables.trial_files import END, trial_folder
 
 
 @dataclass(frozen=True)

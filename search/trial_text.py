@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from search.record import State, Trial
-from trainables.intervals import within_range
-from trainables.metrics import RANGES
+from trainables.ranges import RANGES, within_range
 
 Z95 = 1.959964  # quantile of the normal distribution for a 95% interval
 

@@ -23,7 +23,7 @@ from trainables.data.manifest import Manifest
 from trainables.data.prepared import Prepared
 from trainables.data.units import units_of
 from trainables.predictions import Predictions
-from trainables.trials import PREDICTIONS, trial_folder
+from trainables.trial_files import PREDICTIONS, trial_folder
 
 COUNT = 12
 OF_ONE = 4  # images of a unit that are shown

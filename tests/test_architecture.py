@@ -38,9 +38,19 @@ def test_only_the_job_knows_ray() -> None:
     assert users == {"job.py"}
 
 
-@pytest.mark.parametrize("module", ["search.cli", "spaces.library"])
-def test_light_imports(module: str) -> None:
-    heavy = ("numpy", "torch", "ray", "mlflow", "optuna", "pandas")
+TORCHES = ("torch", "ray", "mlflow", "pandas", "sklearn", "scipy")
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("search.cli", ("numpy", "optuna", *TORCHES)),
+        ("spaces.library", ("numpy", "optuna", *TORCHES)),
+        ("search.commands, search.status", TORCHES),
+    ],
+)
+def test_light_imports(module: str, heavy: tuple[str, ...]) -> None:
+    """Help is there at once, and looking at a search soon."""
     code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -15,7 +15,8 @@ import numpy as np
 from scipy import stats
 
 from trainables.intervals import combined, shared
-from trainables.metrics import RANGES, Over
+from trainables.metrics import Over
+from trainables.ranges import RANGES
 from trainables.resampling import NoInterval, Resampling
 
 

@@ -13,11 +13,10 @@ from torch import Tensor
 from spaces.config import TrialConfig
 from trainables.calibration import temperature, tempered
 from trainables.data.parts import TrialData
+from trainables.influence import TEMPERED
 from trainables.influence import keep as keep_influence
 from trainables.intervals import error_of, influence
 from trainables.metrics import Undefined, classes_numbered, compute, summary
-
-TEMPERED = "tempered_log_loss"
 
 
 @dataclass(frozen=True)

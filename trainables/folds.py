@@ -15,6 +15,7 @@ from trainables.loop import fine_tune
 from trainables.place import Place
 from trainables.predictions import Predictions, numbers_of
 from trainables.prefix import ActivationStore, Counts
+from trainables.trial_files import fold_folder
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,6 @@ class Valued:
     predictions: Predictions
     """Of the validation sets of all folds."""
     counts: Counts
-
-
-def fold_folder(folder: Path, fold: int, folds: int) -> Path:
-    """Of a trial's folder, what belongs to one of its folds, counted from 0; of a plain split the folder itself."""
-    return folder / f"fold-{fold + 1}" if folds > 1 else folder
 
 
 def fine_tune_folds(

@@ -16,6 +16,7 @@ import numpy as np
 from trainables.files import replacing
 
 FILE = "influence.npy"
+TEMPERED = "tempered_log_loss"  # among an epoch's metrics, the second score's name
 METRIC, PROPER = 0, 1
 """Scores: the search's metric, and the log loss at the temperature that suits the validation set best."""
 

@@ -10,10 +10,11 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special, stats
+from scipy import stats
 
 from trainables.grouped import grouped_metric
-from trainables.metrics import RANGES, Over, Undefined, check_fits, checked
+from trainables.metrics import Over, Undefined, check_fits, checked
+from trainables.ranges import within_range
 from trainables.resampling import NoInterval, Resampling, numbered
 
 
@@ -184,16 +185,6 @@ def error_of(influence: np.ndarray) -> float:
     """Jackknife standard error from what each group does [G]."""
     groups = len(influence)
     return math.sqrt(float(np.square(influence).sum()) / (groups * (groups - 1)))
-
-
-def within_range(metric: str, value: float, half: float) -> tuple[float, float]:
-    """Ends of an interval that is symmetric in the log odds of where in its range a metric lies: near an end of the
-    range the metric's error is skewed, and an interval symmetric in the metric itself misses on one side."""
-    lowest, highest = RANGES[metric]
-    share = (value - lowest) / (highest - lowest)
-    width = half / (highest - lowest) / (share * (1 - share))
-    low, high = special.expit(special.logit(share) + np.array([-width, width]))
-    return lowest + (highest - lowest) * float(low), lowest + (highest - lowest) * float(high)
 
 
 def shared(covariance: np.ndarray) -> float:

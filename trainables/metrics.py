@@ -26,17 +26,9 @@ from sklearn.metrics import (
 from spaces.config import METRICS
 from spaces.mistakes import nearest
 from trainables.data.manifest import Task
+from trainables.ranges import RANGES
 from trainables.ranking import area_under_roc, average_precision
 
-RANGES = {
-    "accuracy": (0.0, 1.0),
-    "balanced_accuracy": (0.0, 1.0),
-    "macro_auroc": (0.0, 1.0),
-    "macro_average_precision": (0.0, 1.0),
-    "quadratic_weighted_kappa": (-1.0, 1.0),
-    "macro_f1": (0.0, 1.0),
-}
-"""Lowest and highest value of each metric."""
 RANKED = frozenset({"macro_auroc", "macro_average_precision"})
 """Metrics of each class against the rest: they need no threshold, make sense in multi-label, and take `over`."""
 PROPER = ("log_loss", "brier")

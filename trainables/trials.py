@@ -25,7 +25,7 @@ from trainables.data.parts import TrialData, trial_data
 from trainables.data.prepared import Prepared
 from trainables.epoch import EpochReport
 from trainables.files import write_json
-from trainables.folds import Valued, fine_tune_folds, fold_folder
+from trainables.folds import Valued, fine_tune_folds
 from trainables.head_group import fine_tune_heads
 from trainables.object_store import below, link
 from trainables.place import Place, this_machine
@@ -33,11 +33,9 @@ from trainables.predictions import Predictions, numbers_of
 from trainables.prefix import ActivationStore, Counts, activation_budget, activation_store
 from trainables.resident import RESIDENT
 from trainables.telling import Stopped
+from trainables.trial_files import CHECKPOINTS, CONFIG, END, PREDICTIONS, STACKS, STOPPED, fold_folder, trial_folder
 
-END, PREDICTIONS, CONFIG, STOPPED = "end.json", "validation.npz", "config.json", "stopped"
-CHECKPOINTS = "checkpoints"
 PAUSE = 1.0  # seconds between checkpoints of quick trials
-STACKS = "hang.txt"
 HANGS = 1  # after which a job is tried again
 Message = dict[str, Any]
 Report = Callable[[list[Message]], None]
@@ -76,10 +74,6 @@ class JobOrder(TypedDict):
     """Of the nodes that they may run on."""
     hang: float
     """Seconds without a step after which the process is ended."""
-
-
-def trial_folder(search: Path, number: int) -> Path:
-    return search / "trials" / f"{number:05d}"
 
 
 def run(order: dict[str, Any], report: Report, place: Place | None = None) -> None:

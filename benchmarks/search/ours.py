@@ -24,7 +24,7 @@ from search.sampler import OF_HEADS, Exhausted, Sampler
 from spaces.config import Direction, SearchConfig
 from spaces.dimensions import Point, Space
 from trainables.prefix import FOLDER
-from trainables.trials import CONFIG, END, trial_folder
+from trainables.trial_files import CONFIG, END, trial_folder
 
 OWN = frozenset({"seed", "clip"})  # of a recorded trial, and no dimension of the space
 

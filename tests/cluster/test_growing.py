@@ -11,7 +11,7 @@ from search.folder import SearchFolder
 from tests.cluster.hosts import Cluster, Host, network, with_token
 from tests.cluster.test_nodes import busy
 from tests.faults.searches import check_whole, epochs_in, fixed_list, wait_until, written
-from trainables.trials import END, trial_folder
+from trainables.trial_files import END, trial_folder
 
 TRIALS, EPOCHS, VIEWS = 6, 400, 2
 KIND = "--labels=kind=trainer"

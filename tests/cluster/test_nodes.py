@@ -17,7 +17,8 @@ from search.record import Trial
 from tests.cluster.hosts import RAY, Cluster, Host, network, with_token
 from tests.faults.searches import check_complete, check_whole, epochs_in, fixed_list, ran, values, wait_until, written
 from tests.search.conftest import status, succeed
-from trainables.trials import PAUSE, trial_folder
+from trainables.trial_files import trial_folder
+from trainables.trials import PAUSE
 
 TRIALS, EPOCHS, IMAGES = 6, 60, 200
 NOTICED = 15  # seconds in which a person learns that a search can't start

@@ -22,7 +22,7 @@ from trainables.data import stored
 from trainables.data.manifest import Manifest
 from trainables.data.pixels import PixelSpec, open_many
 from trainables.data.prepared import Prepared
-from trainables.trials import END, trial_folder
+from trainables.trial_files import END, trial_folder
 
 SPECS = [PixelSpec(height=n, width=n) for n in (6, 8)]
 

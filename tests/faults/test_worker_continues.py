@@ -23,7 +23,7 @@ from tests.trainables.digits import EVERYTHING
 from trainables import trials
 from trainables.head_group import _Heads
 from trainables.prefix import Prefix
-from trainables.trials import END, trial_folder
+from trainables.trial_files import END, trial_folder
 
 STEPS = 4  # an epoch
 KILLED = 2 * STEPS + 2  # steps, in the middle of the third epoch

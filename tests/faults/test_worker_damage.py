@@ -16,7 +16,7 @@ from tests.trainables.digits import EVERYTHING
 from trainables import trials
 from trainables.checkpoint import STATE, TENSORS
 from trainables.data import stored
-from trainables.trials import trial_folder
+from trainables.trial_files import trial_folder
 
 
 def truncate(file: Path) -> None:

@@ -17,7 +17,7 @@ from tests.faults.elsewhere import ended, given
 from tests.faults.worker import STRIKES, run, struck_pids
 from trainables import trials
 from trainables.data import pixels
-from trainables.trials import STACKS, trial_folder
+from trainables.trial_files import STACKS, trial_folder
 from trainables.watchdog import hangs
 
 LIMIT = 1.5

@@ -21,7 +21,7 @@ from tests.faults.searches import fixed_list, ran, written
 from tests.faults.striking import data_bytes
 from tests.faults.worker import STRIKES, Told, alone, run, struck_pids, without_times
 from trainables import trials
-from trainables.trials import END, trial_folder
+from trainables.trial_files import END, trial_folder
 
 ROOM = 60 << 20
 

@@ -17,7 +17,7 @@ from tests.faults.elsewhere import given
 from tests.search.conftest import Killable, write_digits
 from tests.trainables.digits import Digits, write_and_prepare
 from trainables import trials
-from trainables.trials import CONFIG, trial_folder
+from trainables.trial_files import CONFIG, trial_folder
 
 Told = list[dict[str, Any]]
 STRIKES = {1: "device memory", 2: "host memory", 4: "hang", 6: "kill"}

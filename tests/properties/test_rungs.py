@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from search.record import Epoch, State, Trial
 from search.rungs import Rungs, decide, rung_epochs, score
 from spaces.config import Direction, StoppingConfig
-from trainables.epoch import TEMPERED
+from trainables.influence import TEMPERED
 
 EPOCHS, STOPPING = 8, StoppingConfig()
 VALUES = st.none() | st.sampled_from([0.1, 0.2, 0.3]) | st.floats(0, 1)

@@ -16,7 +16,7 @@ from spaces.config import SearchConfig
 from spaces.mistakes import Mistake
 from tests.search.conftest import medtune, write_digits
 from tests.search.test_report import SETTINGS, make
-from trainables.trials import PREDICTIONS, trial_folder
+from trainables.trial_files import PREDICTIONS, trial_folder
 
 PATIENT = "patient-4711"
 

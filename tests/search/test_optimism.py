@@ -13,7 +13,8 @@ from tests.search.conftest import write_digits
 from tests.search.finals import search_of
 from trainables.influence import FILE
 from trainables.selection import Corrected
-from trainables.trials import run, trial_folder
+from trainables.trial_files import trial_folder
+from trainables.trials import run
 
 
 @pytest.fixture(scope="module")

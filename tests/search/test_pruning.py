@@ -15,7 +15,7 @@ from spaces.mistakes import Mistake
 from tests.search.conftest import succeed, write_digits
 from tests.search.test_report import make
 from trainables.object_store import link
-from trainables.trials import PREDICTIONS, trial_folder
+from trainables.trial_files import PREDICTIONS, trial_folder
 
 
 @pytest.fixture(scope="module")

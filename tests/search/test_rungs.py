@@ -9,10 +9,8 @@ import pytest
 from search.record import Epoch, State, Trial
 from search.rungs import Decision, Rungs, decide, rung_epochs
 from spaces.config import StoppingConfig
-from trainables.epoch import TEMPERED
-from trainables.folds import fold_folder
-from trainables.influence import keep
-from trainables.trials import trial_folder
+from trainables.influence import TEMPERED, keep
+from trainables.trial_files import fold_folder, trial_folder
 
 HALVING = StoppingConfig()
 

@@ -20,7 +20,7 @@ from search.record import State, best
 from search.study import open_storage
 from tests.search.conftest import medtune, status, succeed
 from trainables.metrics import compute
-from trainables.trials import trial_folder
+from trainables.trial_files import trial_folder
 
 
 def test_the_record(finished: Path) -> None:

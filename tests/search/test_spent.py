@@ -9,7 +9,7 @@ from search.record import State
 from search.spent import Shared, device_seconds, devices, shared
 from spaces.config import BudgetConfig, ResourcesConfig
 from tests.search.test_scheduler import CONFIG, driver, epoch
-from trainables.trials import END, trial_folder
+from trainables.trial_files import END, trial_folder
 
 
 def test_what_a_trial_occupies() -> None:

@@ -19,7 +19,7 @@ from tests.search.test_report import Page, make
 from trainables.data.units import units_of
 from trainables.files import write_text
 from trainables.predictions import Predictions, numbers_of
-from trainables.trials import PREDICTIONS, trial_folder
+from trainables.trial_files import PREDICTIONS, trial_folder
 
 
 def predict(found: SearchFolder, skill: dict[str, float]) -> None:

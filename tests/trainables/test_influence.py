@@ -8,9 +8,8 @@ import pytest
 from scipy import special
 
 from tests.trainables.digits import Digits
-from trainables.epoch import TEMPERED
 from trainables.head_group import fine_tune_heads
-from trainables.influence import FILE, METRIC, PROPER, keep, paired_error
+from trainables.influence import FILE, METRIC, PROPER, TEMPERED, keep, paired_error
 from trainables.intervals import error_of, influence, standard_error
 from trainables.loop import fine_tune
 from trainables.metrics import compute
