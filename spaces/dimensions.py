@@ -56,11 +56,11 @@ class Float(Dimension):
     @model_validator(mode="after")
     def _valid(self) -> Float:
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise ValueError(f"{self.key}: needs finite bounds with low < high, found [{self.low}, {self.high}]")
+            raise ValueError(f"needs finite bounds with low < high, found [{self.low}, {self.high}]")
         if self.log and self.low <= 0:
-            raise ValueError(f"{self.key}: a log scale needs low > 0, found {self.low}")
+            raise ValueError(f"a log scale needs low > 0, found {self.low}")
         if self.default is not None and not self.low <= self.default <= self.high:
-            raise ValueError(f"{self.key}: default {self.default} lies outside [{self.low}, {self.high}]")
+            raise ValueError(f"default {self.default} lies outside [{self.low}, {self.high}]")
         return self
 
     @property
@@ -86,11 +86,9 @@ class Int(Dimension):
     @model_validator(mode="after")
     def _valid(self) -> Int:
         if self.low >= self.high or (self.log and self.low < 1):
-            raise ValueError(
-                f"{self.key}: needs low < high, and low > 0 on a log scale, found [{self.low}, {self.high}]"
-            )
+            raise ValueError(f"needs low < high, and low > 0 on a log scale, found [{self.low}, {self.high}]")
         if self.default is not None and not self.low <= self.default <= self.high:
-            raise ValueError(f"{self.key}: default {self.default} lies outside [{self.low}, {self.high}]")
+            raise ValueError(f"default {self.default} lies outside [{self.low}, {self.high}]")
         return self
 
     @property
@@ -113,9 +111,9 @@ class Choice(Dimension):
     @model_validator(mode="after")
     def _valid(self) -> Choice:
         if len({(type(c).__name__, c) for c in self.choices}) != len(self.choices):
-            raise ValueError(f"{self.key}: a choice stands twice in {list(self.choices)}")
+            raise ValueError(f"a choice stands twice in {list(self.choices)}")
         if self.default is not None and not self.contains(self.default):
-            raise ValueError(f"{self.key}: default {self.default!r} is not among {list(self.choices)}")
+            raise ValueError(f"default {self.default!r} is not among {list(self.choices)}")
         return self
 
     @property

@@ -26,6 +26,7 @@ from spaces.config import SearchConfig, TrialConfig, parse_resolution
 from spaces.dimensions import AnyDimension, Choice, Condition, Float, Int, Point, Space, Value
 from spaces.mistakes import Mistake, nearest
 from spaces.protocol import trial_fields
+from spaces.strict import in_words
 
 KINDS: dict[str, type[Float] | type[Int]] = {"float": Float, "int": Int}
 WISHES = "where_asked"  # of a shipped configuration
@@ -244,7 +245,9 @@ def _check_names(changes: Mapping[str, Any]) -> list[str]:
     problems = []
     for key, change in changes.items():
         name, _, scope = key.partition("@")
-        if name not in known:
+        if name == "backbone":
+            problems.append('space: backbone: leave it out; "backbones", beside "space", says which are tried.')
+        elif name not in known:
             problems.append(f'space: unknown dimension "{name}".{nearest(name, known)}')
         elif scope and not is_family_or_backbone(scope) and not (isinstance(change, Mapping) and change.get("when")):
             problems.append(
@@ -354,5 +357,6 @@ def _check_values(space: Space, specs: list[BackboneSpec]) -> list[str]:
 def _reason(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors()[0]
-        return f"{first['msg'].removeprefix('Value error, ').removeprefix('Input ')}, found {first.get('input')!r}"
+        given = f", found {first['input']!r}" if first["loc"] else ""  # else it is in the sentence
+        return in_words(first) + given
     return str(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,6 +17,23 @@ from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 from spaces.mistakes import Mistake, nearest
 
 MAX_YAML_BYTES = 1 << 20
+IN_WORDS = {
+    "tuple_type": "should be a list, as in [a, b]",
+    "list_type": "should be a list, as in [a, b]",
+    "too_short": "should have {min_length} or more entries",
+    "too_long": "should have {max_length} entries or fewer",
+    "model_type": "should hold keys with values of their own",
+    "model_attributes_type": "should hold keys with values of their own",
+    "dict_type": "should hold keys with values of their own",
+    "float_parsing": "should be a number",
+    "int_parsing": "should be a whole number",
+    "float_type": "should be a number",
+    "int_type": "should be a whole number",
+    "int_from_float": "should be a whole number",
+    "string_type": "should be text; put it into quotes",
+    "bool_type": "should be true or false",
+}
+"""What YAML's readers call these kinds of mistakes, for those that pydantic names as a Python programmer would."""
 MAX_YAML_DEPTH = 20  # the parser's time grows with the square of it, and Python's stack ends
 
 
@@ -126,20 +144,29 @@ def _sentence(cls: type[BaseModel], error: dict[str, Any], where: str) -> str:
         known = _fields_at(cls, location[:-1])
         inside = f' in "{parent}"' if parent else ""
         return f'{where}: unknown key "{location[-1]}"{inside}.{nearest(location[-1], known)}'
-    key = ".".join(location) or "settings"
+    key = ".".join(location)
     if kind == "missing":
         return f'{where}: "{key}" is missing; it has no default.'
-    message = error["msg"].removeprefix("Value error, ").removeprefix("Input ").rstrip(".")
-    return f"{where}: {key}: {message}; found {found}."
+    if not location:  # how keys go together: what was found would be all of them
+        return f"{where}: {in_words(error)}."
+    return f"{where}: {key}: {in_words(error)}; found {found}."
+
+
+def in_words(error: Mapping[str, Any]) -> str:
+    """What pydantic found wrong, as a clause without the place and the value."""
+    words = IN_WORDS.get(error["type"])
+    message = words.format(**error.get("ctx", {})) if words else str(error["msg"])
+    return message.removeprefix("Value error, ").removeprefix("Input ").rstrip(".")
 
 
 def _fields_at(cls: type[BaseModel], location: list[str]) -> list[str]:
-    """Field names of the settings class that `location` leads to."""
+    """Keys of the settings class that `location` leads to."""
     current: Any = cls
     for part in location:
-        field = getattr(current, "model_fields", {}).get(part)
+        fields = getattr(current, "model_fields", {})
+        field = next((field for name, field in fields.items() if part in (name, field.alias)), None)
         if field is None:
             continue  # a position in a list, or the name of a union's member
         candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
         current = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), current)
-    return list(getattr(current, "model_fields", {}))
+    return [field.alias or name for name, field in getattr(current, "model_fields", {}).items()]

@@ -52,6 +52,26 @@ def test_wrong_values(change: dict[str, object], word: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"backbones": "mae_tiny"}, 's.yaml: backbones: should be a list, as in [a, b]; found "mae_tiny".'),
+        ({"backbones": []}, "s.yaml: backbones: should have 1 or more entries; found []."),
+        ({"budget": 5}, "s.yaml: budget: should hold keys with values of their own; found 5."),
+        ({"budget": {"trials": "3"}}, 's.yaml: budget.trials: should be a whole number; found "3".'),
+        ({"metric": "accuracy", "direction": "minimize"}, "s.yaml: direction should be maximize for accuracy."),
+        ({"trys": []}, 's.yaml: unknown key "trys". Did you mean "try"?'),
+    ],
+)
+def test_in_the_words_of_settings(change: dict[str, object], sentence: str) -> None:
+    assert sentence in sentences({**GOOD, **change})
+
+
+def test_a_key_that_is_called_otherwise_inside_is_not_offered() -> None:
+    [found] = sentences({**GOOD, "first": []})
+    assert " try," in found and " first," not in found
+
+
+@pytest.mark.parametrize(
     ("text", "word"),
     [
         ("a: 1\na: 2\n", 'repeated key "a"'),
