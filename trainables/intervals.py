@@ -106,7 +106,8 @@ def seed_interval(
     finite test set even where their expected metrics don't, and the bootstrap of their mean holds that already; so that
     it counts once, the sum is taken as Obuchowski and Rockette (1995) do for several readers of the same cases: the
     covariance of different seeds over groups + s^2 / S, with s^2 the variance between the seeds' metrics (degrees of
-    freedom: Hillis 2007). With one seed only the first part can be known, and a warning says so.
+    freedom: Hillis 2007). Of few seeds that sum can come out too small, even 0: it is at least the variance over groups
+    of the mean of these very seeds. With one seed only the first part can be known, and a warning says so.
 
     Args and raises: as for `group_bootstrap`, with probabilities [S, N, C].
     """
@@ -124,6 +125,9 @@ def seed_interval(
         parts = [(sd**2, dof_groups)]
         if sd_seeds is not None:
             parts.append((sd_seeds**2 / seeds, seeds - 1))
+        of_these = factor * float(of_groups.mean())  # variance over groups of the mean of these seeds
+        if of_these > sum(variance for variance, _ in parts):
+            parts = [(of_these, dof_groups)]
         error, dof = combined(parts)
         low, high = within_range(metric, value, float(stats.t.ppf((1 + level) / 2, dof)) * error)
     except NoInterval as reason:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -165,6 +166,7 @@ class TestEveryMetric:
 class TestSeeds:
     def test_variance_is_the_sum_of_its_components(self) -> None:
         labels, probabilities, groups = sample(100, 3, seeds=5)
+        probabilities[0, :60] = np.roll(probabilities[0, :60], 1, axis=-1)  # one seed is worse than by chance
         found = seed_interval("accuracy", labels, probabilities, groups, classes=3, resamples=2000)
         values = [compute("accuracy", labels, p, 3) for p in probabilities]
         right = probabilities.argmax(axis=2) == labels
@@ -401,3 +403,17 @@ class TestCoverage:
 
         assert ENOUGH < coverage(0.7, over_seeds) < TOO_MUCH + 0.01
         assert coverage(0.7, over_groups) < ENOUGH - 0.04
+
+
+def test_an_interval_of_two_seeds_is_no_narrower_than_their_means_own() -> None:
+    """Where two seeds happen to err on different groups, their covariance is negative, and only as wide as chance
+    made their values differ would the interval be."""
+    rng = np.random.default_rng(5)
+    labels, groups = np.arange(48) % 4, np.arange(48)
+    for _ in range(40):
+        right = rng.random((2, 48)) < 0.6
+        stacked = np.stack([decided(labels, one, 4) for one in right])
+        found = seed_interval("accuracy", labels, stacked, groups, classes=4, resamples=400)
+        of_these = math.sqrt(right.mean(axis=0).var(ddof=1) / 48)
+        assert found.low is not None and found.high is not None, found.warnings
+        assert found.high - found.low > 1.9 * 2 * 0.9 * of_these  # 400 resamples
