@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from search.suitable import check_metric, check_sources, check_strategy, check_task
+from search.suitable import check_direction, check_metric, check_sources, check_strategy, check_task
 from search.tracking import reachable
 from spaces.backbone import backbone
 from spaces.config import METRICS, DatasetConfig, Direction, ResourcesConfig, SearchConfig, parse_resolution
@@ -145,6 +145,7 @@ def plan(
     first: list[Point] | None = []
     if prepared is not None:
         config = with_readers_defaults(config, prepared.manifest)
+        attempt(lambda: check_direction(config))
         attempt(lambda: check_side(config.dataset))
         attempt(lambda: check_sources(prepared))
         if space is not None and by_protocol is not None:

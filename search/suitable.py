@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from spaces.config import SearchConfig, TrialConfig
+from spaces.config import METRICS, SearchConfig, TrialConfig
 from spaces.dimensions import Space, Value
 from spaces.mistakes import Mistake, nearest
 from trainables.data.manifest import Manifest, Task
@@ -45,6 +45,20 @@ def check_strategy(config: SearchConfig) -> None:
         raise Mistake(
             f"budget.trials: {trials} trials can't be dealt evenly to {backbones} backbones (strategy: compare); "
             f"write {ways}."
+        )
+
+
+def check_direction(config: SearchConfig) -> None:
+    """That the direction is the metric's, which may be the reader's own choice.
+
+    Raises:
+        Mistake: it isn't.
+    """
+    expected = METRICS[str(config.metric)]
+    if config.direction not in (None, expected):
+        raise Mistake(
+            f"direction: {config.metric} has {expected}, found {config.direction}; leave direction out, or choose "
+            "another metric."
         )
 
 

@@ -98,6 +98,10 @@ def impossible_concurrency(place: Path) -> list[str]:
     return ["--set", "resources.concurrent=4000"]
 
 
+def against_the_readers_metric(place: Path) -> list[str]:
+    return ["--set", "direction=minimize"]
+
+
 def no_such_weights(place: Path) -> list[str]:
     return ["--set", "weights=pretrained"]
 
@@ -115,6 +119,7 @@ def no_such_weights(place: Path) -> list[str]:
         (unknown_backbone, ['unknown backbone "dinov9_tiny"']),
         (impossible_resources, ["4000 CPUs"]),
         (impossible_concurrency, ["4000 concurrent"]),
+        (against_the_readers_metric, ["direction: balanced_accuracy has maximize, found minimize"]),
         (no_such_weights, ["no trained weights of dinov2_tiny", "no trained weights of mae_tiny"]),
     ],
 )
