@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from spaces.config import FORMAT
-from trainables.files import folder_atomic, remove_partial
+from trainables.files import as_new, folder_atomic, remove_partial
 from trainables.object_store import linked
 from trainables.sharding import held_like
 
@@ -75,7 +75,8 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
 
 
 def _write(folder: Path, checkpoint: Checkpoint) -> None:
-    save_file(checkpoint.tensors, folder / TENSORS)
+    with as_new(folder / TENSORS):
+        save_file(checkpoint.tensors, folder / TENSORS)
     state = {
         "format": FORMAT,
         "epoch": checkpoint.epoch,

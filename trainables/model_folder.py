@@ -24,7 +24,7 @@ from trainables.card import ENSEMBLE, MODEL, write_card
 from trainables.card import read_card as read_card
 from trainables.data.manifest import Task
 from trainables.data.pixels import PixelSpec
-from trainables.files import folder_atomic
+from trainables.files import as_new, folder_atomic
 from trainables.model import Model, build_model
 
 WEIGHTS = "model.safetensors"
@@ -53,7 +53,8 @@ def save_model(folder: Path, trained: Trained, more: dict[str, Any]) -> None:
     weights = config.weights if config.weights in ("pretrained", "random") else "file"
     with folder_atomic(folder) as temporary:
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in trained.model.state_dict().items()}
-        save_file(state, temporary / WEIGHTS)
+        with as_new(temporary / WEIGHTS):
+            save_file(state, temporary / WEIGHTS)
         with (temporary / WEIGHTS).open("rb") as file:
             weights_digest = hashlib.file_digest(file, "sha256").hexdigest()
         card = {

@@ -74,6 +74,12 @@ def test_comes_back_as_it_was(tmp_path: Path) -> None:
     assert found.kind("mod") == {} and found.kind("optimizer") == {}
 
 
+def test_others_may_read_it_where_they_may_read_new_files(tmp_path: Path) -> None:
+    (tmp_path / "new").touch()
+    files = list(save(tmp_path, made(1)).iterdir())
+    assert len(files) == 2 and {f.stat().st_mode for f in files} == {(tmp_path / "new").stat().st_mode}
+
+
 def test_keeps_the_newest(tmp_path: Path) -> None:
     for epoch in range(1, 4):
         save(tmp_path, made(epoch), keep=1)

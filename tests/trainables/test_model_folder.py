@@ -50,6 +50,11 @@ def test_loaded_it_predicts_bitwise_the_same(trained: tuple[Trained, np.ndarray]
     )  # fmt: skip
 
 
+def test_others_may_read_it_where_they_may_read_new_files(saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "new").touch()
+    assert {f.stat().st_mode for f in saved.iterdir()} == {(tmp_path / "new").stat().st_mode}
+
+
 def test_the_card_says_what_is_needed(saved: Path) -> None:
     card = json.loads((saved / CARD).read_text())
     assert card["classes"] == [str(digit) for digit in range(10)]
