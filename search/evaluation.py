@@ -60,13 +60,13 @@ def evaluate(
     truth, groups, classes = units.truth, units.groups, len(names)
     own = probabilities[shipped]
     return {
-        "test": _interval(lambda: seed_interval(metric, truth, probabilities, groups, classes=classes, over=over)),
-        "shipped": _interval(lambda: group_bootstrap(metric, truth, own, groups, classes=classes, over=over)),
+        "test": _interval(lambda: seed_interval(metric, truth, probabilities, groups, classes=names, over=over)),
+        "shipped": _interval(lambda: group_bootstrap(metric, truth, own, groups, classes=names, over=over)),
         "classes": [
             {"name": name, **asdict(of_class)}
             for name, of_class in zip(names, by_class(truth, own, classes), strict=True)
         ],
-        "subgroups": _subgroups(metric, units, own, classes, over),
+        "subgroups": _subgroups(metric, units, own, names, over),
         "calibration": _calibrated(units, own, validation, classes, over) if validation else None,
         "operating_points": (
             _operating_points(names, units, own, validation, point or OperatingPointConfig()) if validation else None
@@ -82,7 +82,9 @@ def metrics_of_seeds(
     return [summary(units.truth, of_seed, of_seed.shape[-1], task, over=over) for of_seed in probabilities]
 
 
-def _subgroups(metric: str, units: Units, probabilities: np.ndarray, classes: int, over: Over) -> list[dict[str, Any]]:
+def _subgroups(
+    metric: str, units: Units, probabilities: np.ndarray, names: Sequence[str], over: Over
+) -> list[dict[str, Any]]:
     """The metric within each value of each attribute, with counts; where it isn't defined there, why."""
     found = []
     for attribute, values in units.attributes.items():
@@ -95,7 +97,7 @@ def _subgroups(metric: str, units: Units, probabilities: np.ndarray, classes: in
                     units.truth[rows],
                     probabilities[rows],
                     units.groups[rows],
-                    classes=classes,
+                    classes=names,
                     over=over,
                     resamples=SUBGROUP_RESAMPLES,
                 )

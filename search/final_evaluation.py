@@ -131,7 +131,7 @@ def compared(
             units.truth,
             recipes,
             units.groups,
-            classes=len(test.classes),
+            classes=test.classes,
             over=classes_numbered(config.classes_averaged, test.classes),
             margin=margin,
         )

@@ -17,7 +17,7 @@ from scipy import stats
 from trainables.intervals import combined, shared
 from trainables.metrics import Over
 from trainables.ranges import RANGES
-from trainables.resampling import NoInterval, Resampling
+from trainables.resampling import Classes, NoInterval, Resampling
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def paired_difference(
     b: np.ndarray,
     groups: np.ndarray,
     *,
-    classes: int,
+    classes: Classes,
     over: Over = None,
     resamples: int = 10_000,
     level: float = 0.95,
@@ -136,7 +136,7 @@ def comparison_with_best(
     recipes: Mapping[str, np.ndarray],
     groups: np.ndarray,
     *,
-    classes: int,
+    classes: Classes,
     over: Over = None,
     margin: float | None = None,
     resamples: int = 10_000,

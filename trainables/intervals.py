@@ -15,7 +15,7 @@ from scipy import stats
 from trainables.grouped import grouped_metric
 from trainables.metrics import Over, Undefined, check_fits, checked
 from trainables.ranges import within_range
-from trainables.resampling import NoInterval, Resampling, numbered
+from trainables.resampling import Classes, NoInterval, Resampling, numbered
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def group_bootstrap(
     probabilities: np.ndarray,
     groups: np.ndarray,
     *,
-    classes: int,
+    classes: Classes,
     over: Over = None,
     resamples: int = 10_000,
     level: float = 0.95,
@@ -64,7 +64,7 @@ def group_bootstrap(
         labels: class indices, integers [N], or findings, floats [N, L] with 0, 1 and NaN.
         probabilities: [N, C], or [S, N, C].
         groups: whom each row belongs to, [N], any type that sorts.
-        classes: C, or L.
+        classes: C, or L; or their names, which warnings then use.
         over: the classes that a ranked metric averages over, a choice made before the rows are looked at.
         resamples: of groups; at least 10,000 for a report.
         level: confidence, in (0, 1).
@@ -93,7 +93,7 @@ def seed_interval(
     probabilities: np.ndarray,
     groups: np.ndarray,
     *,
-    classes: int,
+    classes: Classes,
     over: Over = None,
     resamples: int = 10_000,
     level: float = 0.95,

@@ -7,7 +7,7 @@ B resamples.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy import stats
@@ -30,6 +30,10 @@ class NoInterval(Exception):
     """Why no interval can be given."""
 
 
+Classes = int | Sequence[str]
+"""How many there are, or what they are called, in warnings too."""
+
+
 class Resampling:
     """A metric of some models on the same rows, ready to be resampled over groups."""
 
@@ -39,7 +43,7 @@ class Resampling:
         labels: np.ndarray,
         probabilities: np.ndarray,
         groups: np.ndarray,
-        classes: int,
+        classes: Classes,
         over: Over = None,
     ) -> None:
         """Arguments as for `intervals.group_bootstrap`, with probabilities [S, N, C] or [N, C].
@@ -48,6 +52,7 @@ class Resampling:
             metrics.Undefined: the metric of a model has no value on all rows.
             ValueError: shapes, labels or `over` don't fit.
         """
+        names, classes = (None, classes) if isinstance(classes, int) else (list(classes), len(classes))
         labels, probabilities = checked(labels, probabilities, classes)
         if probabilities.ndim not in (2, 3):
             raise ValueError(f"probabilities are {list(probabilities.shape)}, expected [S, N, C] or [N, C]")
@@ -61,6 +66,7 @@ class Resampling:
             compute(metric, labels, of_seed, classes, over=over)  # which says why it isn't defined
         self.several = labels.ndim == 2
         self.chosen = averaged(metric, labels, classes, over) if over or self.several else list(range(classes))
+        self.names = names or [str(number) for number in range(classes)]
         occurs = occurring(labels, group_of_row, self.groups, self.chosen)
         self.groups_of_class = occurs.sum(axis=0)
         self.by_class = self.several or metric not in OF_ALL_ROWS
@@ -81,7 +87,10 @@ class Resampling:
         few = [(c, n) for c, n in zip(self.chosen, counts, strict=True) if n < FEW_GROUPS]
         if not few:
             return []
-        which, all_of = ", ".join(f"{what} {c}: {n}" for c, n in few), "classes" if what == "class" else "findings"
+        which, all_of = (
+            ", ".join(f"{what} {self.names[c]}: {n}" for c, n in few),
+            "classes" if what == "class" else "findings",
+        )
         lack = f"{len(few)} of {len(counts)} {all_of} have fewer than {FEW_GROUPS} groups"
         return [f"interval unreliable: {lack}{' with it, or without' if self.several else ''} ({which})"]
 

@@ -281,6 +281,8 @@ class TestWhatCannotBeTrusted:
         arguments = (labels, decided(labels, right, 3), np.arange(53))
         said = "interval unreliable: 2 of 3 classes have fewer than 10 groups (class 1: 9, class 2: 4)"
         assert group_bootstrap("balanced_accuracy", *arguments, classes=3, resamples=500).warnings == (said,)
+        named = group_bootstrap("balanced_accuracy", *arguments, classes=["NV", "DF", "VASC"], resamples=500)
+        assert named.warnings[0].endswith("(class DF: 9, class VASC: 4)")
         assert group_bootstrap("accuracy", *arguments, classes=3, resamples=500).warnings == ()
         few = group_bootstrap("accuracy", labels[:9], arguments[1][:9], np.arange(9), classes=3, resamples=500)
         assert few.warnings == ("interval unreliable: 9 groups, at least 10 are needed",)
