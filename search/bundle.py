@@ -22,6 +22,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from search.disclosure import public_cause, public_label
 from search.final_result import RESULT, finals
 from search.folder import SearchFolder, to_yaml
+from search.outputs import check_folder
 from search.record import best
 from search.results_table import results_table
 from spaces.config import FORMAT, SearchConfig
@@ -45,6 +46,7 @@ def bundle(found: SearchFolder, output: Path) -> Path:
         raise Mistake(f"export: --bundle {output}: exists already; name a new folder.")
     if not output.absolute().parent.is_dir():
         raise Mistake(f"export: --bundle {output}: there is no folder {output.parent}; make it first.")
+    check_folder("export: --bundle", output)
     config, study, prepared = found.config(), found.study(), found.prepared()
     salt = secrets.token_hex(16)
     winner = best(study.trials, study.identity["direction"])

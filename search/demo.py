@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from search.console import Console, duration
+from search.outputs import check_folder
 from spaces.mistakes import Mistake
 
 MARK = ".medtune-demo"
@@ -60,6 +61,7 @@ def demo(folder: Path, console: Console) -> int:
 
     started = time.monotonic()
     folder = folder.absolute()
+    check_folder("demo: -o", folder)
     if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
         raise Mistake(f"demo: {folder} isn't empty and holds no earlier demo; name another folder with -o.")
     shutil.rmtree(folder, ignore_errors=True)

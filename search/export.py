@@ -8,6 +8,7 @@ from typing import Any, Literal
 from search import places
 from search.folder import SearchFolder, to_yaml
 from search.identity import code_digest
+from search.outputs import check_file
 from search.plan import cache_folder
 from search.record import State, Trial
 from search.trial_text import what_is_trained
@@ -90,6 +91,7 @@ def export(
     Raises:
         Mistake: no complete trial yet, or no place to write.
     """
+    check_file("export", output)
     config, study = found.config(), found.study()
     direction: Direction = study.identity["direction"]
     sign = 1 if direction == "maximize" else -1
@@ -103,10 +105,6 @@ def export(
         )
     if top is not None and not 1 <= top <= len(ranked):
         raise Mistake(f"export: --top {top}: expected 1 to {len(ranked)}, the number of complete trials.")
-    if output.is_dir():
-        raise Mistake(f"export: -o {output}: is a folder; name a file in it.")
-    if not output.parent.is_dir():
-        raise Mistake(f"export: -o {output}: there is no folder {output.parent}; make it first.")
     if per == "backbone":
         chosen = {str(t.point["backbone"]): t for t in reversed(ranked)}
         named = [(output.with_stem(f"{output.stem}-{name.replace('/', '_')}"), chosen[name]) for name in sorted(chosen)]

@@ -14,12 +14,14 @@ import numpy as np
 from search.console import Console
 from search.export import Export
 from search.final_evaluation import compared, evaluated
-from search.final_runs import candidates_of, same_data, same_weights, train
+from search.final_runs import Candidate, candidates_of, same_data, same_weights, train
 from search.folder import SETTINGS
+from search.group import check_room
 from search.identity import code_digest
 from search.interval_text import interval_text
 from search.ledger import Ledger, Standing
 from search.model_card import write_model_cards
+from search.outputs import check_folder
 from search.plan import concurrent_trials, this_machine_has
 from search.suitable import labels_from
 from search.tracking import settings, start_mirror
@@ -65,17 +67,17 @@ def final(
         raise Mistake(f"final: --seeds {seeds} and --workers {workers}: expected at least 1 of each.")
     candidates = candidates_of(exports, seeds)
     first = candidates[0].export
-    with console.working("looking at the data"):
-        prepared = same_data(candidates)
-        same_weights(candidates)
-    _resources(first, workers)
-    ledgers = [Ledger(Path(storage)) for storage in sorted({c.export.storage for c in candidates})]
+    _resources(candidates, workers)
     margin = first.comparison.margin
     asked = [margin, first.operating_point.plain()]  # one that is chosen after looking asks anew
     what = digest([*asked, *([c.export.config.plain(), list(c.seeds), fit] for c in candidates)])
+    folder = _folder(output, Path(first.storage) / first.found.search, what)
+    with console.working("looking at the data"):
+        prepared = same_data(candidates)
+        same_weights(candidates)
+    ledgers = [Ledger(Path(storage)) for storage in sorted({c.export.storage for c in candidates})]
     for ledger in ledgers:
         ledger.refuse_unexplained(prepared.test_digest, what, again)
-    folder = _folder(output, Path(first.storage) / first.found.search, what)
     prepared.save(folder / "data")
     if code_digest() != first.digests.code:
         console.print("The code has changed since the export: figures may differ from the trial's own.")
@@ -142,7 +144,11 @@ def _register(search: Path, folder: Path, console: Console) -> None:
 
 
 def _folder(output: Path | None, search: Path, what: str) -> Path:
-    """Where this final is written: never over the result of another one."""
+    """Where this final is written: never over the result of another one. Nothing is made yet.
+
+    Raises:
+        Mistake: it can't be written there.
+    """
 
     def free(folder: Path) -> bool:
         try:
@@ -153,27 +159,25 @@ def _folder(output: Path | None, search: Path, what: str) -> Path:
             return False
 
     if output is not None:
-        if (output.exists() and not output.is_dir()) or not free(output):
+        check_folder("final: -o", output)
+        if not free(output):
             raise Mistake(f"final: -o {output}: holds something else already; name another folder.")
-        folder = output
-    else:
-        folder, count = search / "final", 1
-        while not free(folder):
-            count += 1
-            folder = search / f"final-{count}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Mistake(f"final: {folder} can't be made ({error.strerror}); name another folder with -o.") from None
+        return output
+    folder, count = search / "final", 1
+    while not free(folder):
+        count += 1
+        folder = search / f"final-{count}"
+    check_folder("final", folder)
     return folder
 
 
-def _resources(export: Export, workers: int | None) -> None:
-    """That one run fits on this machine, where it is to run in this process."""
-    if workers is None:
-        concurrent_trials(
-            export.resources.model_copy(update={"concurrent": "auto"}), *this_machine_has(export.resources)
-        )
+def _resources(candidates: Sequence[Candidate], workers: int | None) -> None:
+    """That one run of each configuration fits: on this machine, or where its workers are to run."""
+    for wanted in [candidate.export.resources for candidate in candidates]:
+        if workers is None:
+            concurrent_trials(wanted.model_copy(update={"concurrent": "auto"}), *this_machine_has(wanted))
+        else:
+            check_room(wanted, workers)
 
 
 def _tell(

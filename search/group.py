@@ -7,13 +7,32 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-from search.cluster import connect
+from search.cluster import check_cluster, connect
 from search.console import chatter_to
 from search.launch import RAY_SETTINGS
 from search.plan import this_machine_has
 from spaces.config import ResourcesConfig
 from spaces.mistakes import Mistake
 from trainables.final_run import RunOrder
+
+
+def check_room(wanted: ResourcesConfig, workers: int) -> None:
+    """That a run's group of workers fits, as far as that can be known without being connected to a cluster.
+
+    Raises:
+        Mistake: it doesn't.
+    """
+    address = os.environ.get("RAY_ADDRESS")
+    if address is None:
+        _refuse_too_many(wanted.cpus, wanted.accelerators, workers, *this_machine_has(wanted))
+        return
+    os.environ.update({name: os.environ.get(name, value) for name, value in RAY_SETTINGS.items()})
+    import ray
+
+    with chatter_to(Path(os.devnull)):
+        check_cluster(
+            ray, address, ResourcesConfig(cpus=wanted.cpus, accelerators=wanted.accelerators, workers=workers)
+        )
 
 
 def run_group(order: RunOrder, workers: int) -> None:
@@ -28,8 +47,6 @@ def run_group(order: RunOrder, workers: int) -> None:
     os.environ.update({name: os.environ.get(name, value) for name, value in RAY_SETTINGS.items()})
     folder = Path(order.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if "RAY_ADDRESS" not in os.environ:  # known without starting anything
-        _refuse_too_many(order, workers, *this_machine_has(ResourcesConfig(accelerators=order.accelerators)))
     with chatter_to(folder / "log.txt"):
         import ray
         from ray.train import RunConfig, ScalingConfig
@@ -40,7 +57,7 @@ def run_group(order: RunOrder, workers: int) -> None:
         connect(ray, os.environ.get("RAY_ADDRESS"))
         try:
             has = ray.cluster_resources()
-            _refuse_too_many(order, workers, has.get("CPU", 0), has.get("GPU", 0))
+            _refuse_too_many(order.threads, order.accelerators, workers, has.get("CPU", 0), has.get("GPU", 0))
             trainer = TorchTrainer(
                 train_worker,
                 train_loop_config=asdict(order),
@@ -60,9 +77,9 @@ def run_group(order: RunOrder, workers: int) -> None:
             shutil.rmtree(folder / "ray", ignore_errors=True)
 
 
-def _refuse_too_many(order: RunOrder, workers: int, cpus: float, accelerators: float) -> None:
-    if order.threads * workers > cpus or order.accelerators * workers > accelerators:
+def _refuse_too_many(threads: int, shares: float, workers: int, cpus: float, accelerators: float) -> None:
+    if threads * workers > cpus or shares * workers > accelerators:
         raise Mistake(
-            f"final: {workers} workers ask for {order.threads * workers} CPUs and {order.accelerators * workers:g} "
-            f"accelerators, but there are {cpus:g} and {accelerators:g}; ask for fewer workers."
+            f"final: {workers} workers ask for {threads * workers} CPUs and {shares * workers:g} accelerators, but "
+            f"there are {cpus:g} and {accelerators:g}; ask for fewer workers."
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from search.outputs import unwritable
 from search.suitable import check_direction, check_metric, check_sources, check_strategy, check_task
 from search.tracking import reachable
 from spaces.backbone import backbone
@@ -301,21 +301,8 @@ def check_weights(config: SearchConfig) -> None:
 
 def check_storage(storage: Path) -> None:
     """That files can be made in the storage folder; what wasn't there before isn't there after."""
-    missing = []
-    for folder in (storage, *storage.parents):
-        if folder.exists():
-            break
-        missing.append(folder)
-    try:
-        storage.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=storage):
-            pass
-    except OSError as error:
-        raise Mistake(f"storage: {storage} can't be written to ({error.strerror}); name another folder.") from None
-    finally:
-        for folder in missing:
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+    if reason := unwritable(storage):
+        raise Mistake(f"storage: {storage} can't be written to ({reason}); name another folder.")
 
 
 def check_checkpoints(address: str | None) -> None:

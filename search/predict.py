@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from search.outputs import check_file
 from spaces.mistakes import Mistake
 from trainables.data.contents import cpus
 from trainables.data.images import SUFFIXES
@@ -61,14 +62,11 @@ def predict(
     Raises:
         Mistake: no model, no images, or images that can't be used, all of them together.
     """
-    if output.is_dir():
-        raise Mistake(f"predict: -o {output}: is a folder; name a file in it.")
+    check_file("predict", output)
     if per in TAKEN:
         raise Mistake(f'predict: --per {per}: "{per}" is what another column of the output is called; rename that one.')
     predictor = load_predictor(models)
     images = _images(sources, per, column, root)
-    if not output.absolute().parent.is_dir():
-        raise Mistake(f"predict: -o {output}: there is no folder {output.parent}; make it first.")
     with _all_cpus():
         probabilities = predictor.probabilities([image.file for image in images], [image.name for image in images])
     if per is None:

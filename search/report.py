@@ -34,6 +34,7 @@ from search.interval_text import unreliable
 from search.leaderboard import Leader, leaderboard, told_apart
 from search.ledger import Ledger, Standing
 from search.optimism import corrections
+from search.outputs import check_file
 from search.record import State, Trial, best
 from search.results_table import results_table
 from search.spent import Shared, device_seconds, shared
@@ -161,8 +162,7 @@ def report(searches: Sequence[SearchFolder], output: Path, images: bool = False)
     Raises:
         Mistake: no place to write, or a search or a final that can't be read.
     """
-    if output.is_dir():
-        raise Mistake(f"report: -o {output}: is a folder; name a file in it, such as {output / 'report.html'}.")
+    check_file("report", output)
     kind = output.suffix.lower()
     if images and kind not in (".html", ".htm"):
         raise Mistake(f"report: --images: thumbnails stand in an .html file alone, found -o {output}; leave one out.")

@@ -45,3 +45,4 @@ def test_two_workers_have_the_losses_of_one(export: Path, tmp_path: Path) -> Non
 def test_more_workers_than_there_is_room_for(export: Path, tmp_path: Path) -> None:
     done = medtune("final", export, "--seeds", "1", "--workers", "4000", "-o", tmp_path / "many", "--again", "test")
     assert done.returncode == 2 and "4000 workers" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "many").exists()

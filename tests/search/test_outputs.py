@@ -1,0 +1,108 @@
+"""Places where no result can be written are told before anything is computed, by every command that has -o."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from search import demo as demo_module
+from search.cli import main, parser
+from search.export import export
+from search.folder import SearchFolder
+from tests.search.conftest import write_digits
+from tests.search.finals import search_of
+
+FILES = {"export": "best.yaml", "report": "report.html", "predict": "predictions.csv"}
+FOLDERS = {"final": "final", "demo": "demo"}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> SearchFolder:
+    """Of a complete trial; its export lies beside its storage."""
+    home = tmp_path_factory.mktemp("outputs")
+    write_digits(home / "images", 150)
+    made = search_of(home, backbones=["dinov2_tiny"], strategy="free")
+    export(made, home / "best.yaml")
+    return made
+
+
+@pytest.fixture
+def arguments(found: SearchFolder, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
+    """What precedes -o: what would be computed from must not even be looked for (a model), or made."""
+    monkeypatch.setattr(demo_module, "write_digits", lambda folder: pytest.fail("the demo has begun"))
+    monkeypatch.setattr("search.final.train", lambda *_: pytest.fail("the final has begun"))
+    given = {
+        "export": [str(found.path)],
+        "report": [str(found.path)],
+        "predict": ["no-model", "no-images"],
+        "final": [str(found.path.parents[1] / "best.yaml")],
+        "demo": [],
+    }
+    return lambda command: [command, *given[command]]
+
+
+def test_these_are_all_commands_with_an_output() -> None:
+    [commands] = [a for a in parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    have = {name for name, sub in commands.choices.items() if any("-o" in a.option_strings for a in sub._actions)}
+    assert have == {*FILES, *FOLDERS}
+
+
+def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"medtune: {words[0]}: -") and len(told.splitlines()) == 1, told
+    return told
+
+
+@pytest.mark.parametrize("command", [*FILES, *FOLDERS])
+def test_where_nothing_can_be_written(
+    command: str, arguments: Callable[[str], list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = {**FILES, **FOLDERS}[command]
+    assert "/proc/" in refused([*arguments(command), "-o", f"/proc/{name}"], capsys)
+    (tmp_path / "file").touch()
+    refused([*arguments(command), "-o", str(tmp_path / "file" / name)], capsys)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("command", FILES)
+def test_files_in_folders_that_are_there(
+    command: str, arguments: Callable[[str], list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = refused([*arguments(command), "-o", str(tmp_path / "nowhere" / FILES[command])], capsys)
+    assert "there is no folder" in missing and "make it first" in missing
+    assert "is a folder" in refused([*arguments(command), "-o", str(tmp_path)], capsys)
+    assert "expected a file" in refused([*arguments(command), "-o", "/dev/null"], capsys)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", FOLDERS)
+def test_folders_where_files_are(
+    command: str, arguments: Callable[[str], list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert "is a file" in refused([*arguments(command), "-o", str(tmp_path / "file")], capsys)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_bundles(found: SearchFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    told = refused(["export", str(found.path), "--bundle", "/proc/bundle"], capsys)
+    assert "can't be written to" in told
+
+
+@pytest.mark.parametrize("workers", [[], ["--workers", "4000"]])
+def test_a_final_that_fits_nowhere_makes_nothing(
+    found: SearchFolder, workers: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = found.path.parents[1]
+    exported = home / "large.yaml"
+    cpus = 1 if workers else 4000
+    exported.write_text((home / "best.yaml").read_text().replace("cpus: 1", f"cpus: {cpus}"))
+    places = (home / "medtune.local.yaml").read_text()
+    assert places
+    before = sorted(home.rglob("*"))
+    for output in (["-o", str(tmp_path / "out")], []):
+        assert main(["final", str(exported), "--seeds", "1", *workers, *output]) == 2
+        assert "4000 CPUs" in capsys.readouterr().err
+    assert sorted(home.rglob("*")) == before and not list(tmp_path.iterdir())
