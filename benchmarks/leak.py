@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from search.plan import cache_folder, resolve, with_readers_defaults
+from search.plan import resolve, with_readers_defaults
 from search.settings import load
 from spaces.config import SearchConfig, SplitConfig, TrialConfig
 from spaces.library import assemble, first_points, trial_config
@@ -172,7 +172,7 @@ def experiment(
     if config.protocol != "own":
         raise Mistake("leak: a protocol keeps the best epoch, which would be chosen on the test; leave protocol out.")
     config = resolve(config, base)
-    cache = cache_folder(config)
+    cache = config.cache_folder
     prepared = prepare(config.dataset, cache, None)
     manifest = prepared.manifest
     config = with_readers_defaults(config, manifest)

@@ -9,7 +9,6 @@ from search import places
 from search.folder import SearchFolder, to_yaml
 from search.identity import code_digest
 from search.outputs import check_file
-from search.plan import cache_folder
 from search.record import State, Trial
 from search.trial_text import what_is_trained
 from spaces.config import (
@@ -197,7 +196,7 @@ def _export(
             code=code_digest(),
         ),
         storage=config.storage,
-        cache=str(cache_folder(config)),
+        cache=str(config.cache_folder),
         resources=config.resources,
         versions=identity["versions"],
     )

@@ -7,13 +7,15 @@ import uuid
 from collections.abc import Collection
 from importlib import metadata, resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from search.cluster import sources_digest
-from search.plan import Plan
 from search.suitable import labels_from
 from spaces.config import FORMAT, SearchConfig
 from spaces.mistakes import Mistake
+
+if TYPE_CHECKING:
+    from search.plan import Plan
 
 PACKAGES = ("medtune", "torch", "timm", "ray", "optuna", "numpy", "scikit-learn")
 CODE = ("spaces", "trainables")  # packages that decide what a trial computes

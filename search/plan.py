@@ -61,11 +61,7 @@ class Plan:
 
     @property
     def cache(self) -> Path:
-        return cache_folder(self.config)
-
-
-def cache_folder(config: SearchConfig) -> Path:
-    return Path(config.cache) if config.cache else Path(config.storage) / "cache"
+        return self.config.cache_folder
 
 
 def resolve(config: SearchConfig, base: Path) -> SearchConfig:
@@ -137,7 +133,7 @@ def plan(
     if config.mlflow not in ("off", "local") and not going_on:
         attempt(lambda: reachable(config.mlflow))
     storage_usable = not any(sentence.startswith("storage:") for sentence in problems)
-    cache = cache_folder(config)
+    cache = config.cache_folder
     listed = attempt(lambda: prepare_for_audit(config.dataset, cache, base)) if storage_usable else None
     prepared = listed[0] if listed else None
     if thorough and prepared is None and storage_usable:
@@ -210,7 +206,7 @@ def decode(
                 progress(before + done, total)
 
         try:
-            open_many(prepared.manifest.take(rows), specs, cache_folder(config), progress=count)
+            open_many(prepared.manifest.take(rows), specs, config.cache_folder, progress=count)
         except Mistake as mistake:
             problems += mistake.sentences
             full += mistake.full

@@ -7,6 +7,7 @@ settings make together, and is all that the fine-tuning loop is told besides the
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -282,6 +283,11 @@ class SearchConfig(Strict):
                 "which is for protocol: paper alone; leave it out"
             )
         return self
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where decoded images and activations lie."""
+        return Path(self.cache) if self.cache else Path(self.storage) / "cache"
 
     def plain(self) -> dict[str, Any]:
         return self.model_dump(mode="json", by_alias=True)
