@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from search.evaluation import Frozen, evaluate, metrics_of_seeds
-from search.final_result import EXTERNAL
-from search.ledger import NAME, Ledger
-from search.suitable import labels_from
+from search.final_result import EXTERNAL, RESULT
+from search.ledger import NAME, Ledger, SealedTest
+from search.suitable import SOURCES, labels_from
 from spaces.config import FORMAT, DatasetConfig
 from spaces.mistakes import Mistake
 from spaces.strict import digest, read_yaml
@@ -21,7 +22,7 @@ from trainables.card import CARD, ENSEMBLE, MODEL, read_card
 from trainables.data.manifest import Manifest
 from trainables.data.parts import part
 from trainables.data.pixels import open_many
-from trainables.data.prepared import Prepared
+from trainables.data.prepared import SETTINGS, Prepared
 from trainables.data.readers import read
 from trainables.data.units import units_of
 from trainables.files import write_json
@@ -31,11 +32,18 @@ from trainables.model_folder import Trained
 from trainables.place import this_machine
 from trainables.predictor import load_members
 
+KINDS = ("model", "ensemble")
+UNSEEN = (
+    "Whether this set shares images or groups (patients, lesions) with those that the model learned or was chosen from "
+    "isn't known: its final's data don't lie beside it."
+)
+"""A caveat of models that were moved out of their final's folder."""
+
 
 def evaluate_external(
     dataset: Path, models: Sequence[Path], again: str | None = None
 ) -> list[tuple[Path, dict[str, Any]]]:
-    """Evaluates models on all rows of a dataset, and notes it in the ledger of openings beside them.
+    """Evaluates models on all rows of a dataset, and notes it in the ledgers of openings beside them.
 
     Args:
         dataset: a YAML file with a DatasetConfig (as under `dataset:` of a search's settings); its split isn't used.
@@ -46,8 +54,8 @@ def evaluate_external(
         For each model the file that was written into its final's folder, and the result.
 
     Raises:
-        Mistake: another task, other classes or other preprocessing than the model's, data that can't be used, or a set
-            that was opened.
+        Mistake: another task, other classes or other preprocessing than a model's, images or groups that one learned
+            from, labels of several sources, data that can't be used, or a set that was opened.
     """
     config, said = _dataset(dataset)
     loaded = [_load(folder) for folder in models]
@@ -55,13 +63,18 @@ def evaluate_external(
     manifest = read(config, storage / "external-cache", dataset.parent)
     problems = [p for model in loaded for p in _seen_otherwise(model.folder, model.members[0], said)]
     problems += [p for model in loaded for p in _differences(model.folder, model.members[0], manifest)]
+    problems += _several_sources(manifest)
+    own_data = {folder: _own_data(folder) for folder in models}
+    problems += [p for folder, own in own_data.items() if own for p in _overlap(folder, own, manifest)]
     if problems:
         raise Mistake(*problems)
-    _refuse_overlap(models[0], manifest)
-    ledger = Ledger(_ledger_home(models[0]))
-    test = digest(sorted(set(manifest.groups.tolist())))
+    test = SealedTest(manifest.groups_digest(), manifest.contents_digest())
     what = digest([str(model.card["digest"]) for model in loaded])
-    standing = ledger.open(test, what, tuple(sorted({folder.name for folder in models})), len(models), again)
+    searches = tuple(sorted({_search(folder) for folder in models}))
+    ledgers = {home: Ledger(home) for home in sorted({_ledger_home(folder) for folder in models})}
+    for ledger in ledgers.values():
+        ledger.refuse_unexplained(test, what, again)
+    standing = {home: ledger.open(test, what, searches, len(models), again) for home, ledger in ledgers.items()}
     units, written = units_of(manifest), []
     for model in loaded:
         folder, card, trained = model.folder, model.card, model.members[0]
@@ -79,10 +92,10 @@ def evaluate_external(
             "metric": metric,
             "classes_averaged": trained.config.plain()["classes_averaged"],
             "labels_from": labels_from(manifest),
-            "caveats": list(manifest.caveats),
+            "caveats": [*manifest.caveats, *(() if own_data[folder] else (UNSEEN,))],
             "units": len(units),
             "groups": len(set(units.groups.tolist())),
-            "opening": asdict(standing),
+            "opening": asdict(standing[_ledger_home(folder)]),
             "time": time.time(),
             **evaluate(metric, manifest.task, manifest.classes, units, own, 0, None, over, frozen),
             "metrics": metrics_of_seeds(units, own, manifest.task, over)[0],
@@ -112,18 +125,49 @@ def _ledger_home(model: Path) -> Path:
     return next((folder for folder in above[1:4] if (folder / NAME).exists()), above[0])
 
 
-def _refuse_overlap(model: Path, manifest: Manifest) -> None:
-    """Refuses a set that holds images that the model was made with."""
+def _search(model: Path) -> str:
+    """Name of the search that found the model, as its final's result says; of a model elsewhere, its own name."""
+    try:
+        result = json.loads((model.resolve().parent / RESULT).read_text(encoding="utf-8"))
+        found = {f"{kind}-{made['name']}": made["found"] for made in result["configurations"] for kind in KINDS}
+        return str(found[model.name]["search"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return model.name
+
+
+def _own_data(model: Path) -> Manifest | None:
+    """The images that the model learned or was chosen from; None where they aren't beside it."""
     data = model.resolve().parent / "data"
-    if not data.is_dir():
-        return
-    own = Prepared.load(data).manifest
-    images = len(set(own.contents.tolist()) & set(manifest.contents.tolist()))
-    if images:
-        raise Mistake(
-            f"--evaluate: {images} images of this set are among those that the model learned or was chosen from; give "
-            "a set of others."
+    return Prepared.load(data).manifest if (data / SETTINGS).is_file() else None
+
+
+def _overlap(model: Path, own: Manifest, manifest: Manifest) -> list[str]:
+    """What this set shares with the images that the model was made with."""
+    among, problems = f"of this set's {len(manifest)} images", []
+    images = np.isin(manifest.contents, own.contents)
+    if images.any():
+        problems.append(
+            f"--evaluate: {int(images.sum())} {among} are among those that {model.name} learned or was chosen from; "
+            "give a set of others."
         )
+    named = np.isin(manifest.groups, np.setdiff1d(own.groups, own.contents))  # not by an image's content
+    if named.any():
+        problems.append(
+            f"--evaluate: {int(named.sum())} {among} belong to {len(np.unique(manifest.groups[named]))} groups "
+            f"(patients, lesions) that {model.name} learned or was chosen from; give a set of others, and where groups "
+            "only happen to be named alike, name them otherwise."
+        )
+    return problems
+
+
+def _several_sources(manifest: Manifest) -> list[str]:
+    sources = np.unique(manifest.attributes.get(SOURCES, np.array([], dtype=np.str_))).tolist()
+    if len(sources) < 2:
+        return []
+    return [
+        f"--evaluate: this set holds labels of {' and of '.join(sources)}, whose values don't belong in one figure; "
+        "give those of one source (chexpert: options: {rows: valid})."
+    ]
 
 
 def _dataset(path: Path) -> tuple[DatasetConfig, dict[str, Any]]:

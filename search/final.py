@@ -19,7 +19,7 @@ from search.folder import SETTINGS
 from search.group import check_room
 from search.identity import code_digest
 from search.interval_text import interval_text
-from search.ledger import Ledger, Standing
+from search.ledger import Ledger, SealedTest, Standing
 from search.model_card import write_model_cards
 from search.outputs import check_folder
 from search.plan import concurrent_trials, this_machine_has
@@ -76,8 +76,9 @@ def final(
         prepared = same_data(candidates)
         same_weights(candidates)
     ledgers = [Ledger(Path(storage)) for storage in sorted({c.export.storage for c in candidates})]
+    sealed = SealedTest(prepared.test_digest, prepared.test_contents)
     for ledger in ledgers:
-        ledger.refuse_unexplained(prepared.test_digest, what, again)
+        ledger.refuse_unexplained(sealed, what, again)
     prepared.save(folder / "data")
     if code_digest() != first.digests.code:
         console.print("The code has changed since the export: figures may differ from the trial's own.")
@@ -87,7 +88,7 @@ def final(
     cache = Path(first.cache)
     searches = tuple(sorted({c.export.found.search for c in candidates}))
     for ledger in ledgers:  # noted on disk before the test is read
-        standing = ledger.open(prepared.test_digest, what, searches, len(candidates), again)
+        standing = ledger.open(sealed, what, searches, len(candidates), again)
     test = sealed_test(first.dataset, cache, None, prepared)
     found = [
         evaluated(candidate, folder, runs, test, cache, fit, standing)

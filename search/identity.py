@@ -50,6 +50,7 @@ def identity(plan: Plan) -> dict[str, Any]:
         "data": plan.prepared.data_digest,
         "split": plan.prepared.split_digest,
         "test": plan.prepared.test_digest,
+        "test_contents": plan.prepared.test_contents,
         "counts": counts(plan),
         "labels_from": {
             name: labels_from(plan.prepared.manifest.take(rows))

@@ -1,7 +1,8 @@
 """The ledger of openings of test sets: one for all searches under a storage, only ever added to.
 
-Keyed by the digest of the test's groups, not by the search: another search on the same test set adds to
-the same count. It can't prove that nobody looked at the test elsewhere.
+Keyed by the digests of the test's groups and of its images, not by the search: another search on the same test set
+adds to the same count, and so does one that groups the same images otherwise. It can't prove that nobody looked at the
+test elsewhere.
 """
 
 from __future__ import annotations
@@ -21,6 +22,16 @@ NAME = "test-openings.jsonl"
 
 
 @dataclass(frozen=True)
+class SealedTest:
+    """A test set, by what it holds."""
+
+    groups: str
+    """Digest of its groups."""
+    contents: str
+    """Digest of its images; empty where it isn't known."""
+
+
+@dataclass(frozen=True)
 class Opening:
     """One opening of a test set."""
 
@@ -32,6 +43,16 @@ class Opening:
     configurations: int
     reason: str
     time: float
+    contents: str = ""
+    """Digest of the test's images; empty in lines that came before it."""
+
+    def of(self, test: SealedTest) -> bool:
+        """Whether it is an opening of that test: of the same groups, or of the same images under other groups."""
+        return self.test == test.groups or bool(test.contents and self.contents == test.contents)
+
+    def again(self, test: SealedTest, what: str) -> bool:
+        """Whether the same opening would only be repeated."""
+        return self.test == test.groups and self.what == what
 
 
 @dataclass(frozen=True)
@@ -52,7 +73,7 @@ class Ledger:
     def __init__(self, storage: Path) -> None:
         self.path = storage / NAME
 
-    def openings(self, test: str) -> list[Opening]:
+    def openings(self, test: SealedTest) -> list[Opening]:
         """Of one test set, in order. A torn last line, left by a crash, is passed over."""
         if not self.path.exists():
             return []
@@ -61,23 +82,23 @@ class Ledger:
             if line.endswith(b"\n"):
                 data = json.loads(line)
                 opening = Opening(**{**data, "searches": tuple(data["searches"])})
-                if opening.test == test:
+                if opening.of(test):
                     found.append(opening)
         return found
 
-    def refuse_unexplained(self, test: str, what: str, reason: str | None) -> None:
+    def refuse_unexplained(self, test: SealedTest, what: str, reason: str | None) -> None:
         """Raises:
         Mistake: the test set was opened before for something else, and no reason is given.
         """
         openings = self.openings(test)
-        if openings and not (reason or "").strip() and not any(o.what == what for o in openings):
+        if openings and not (reason or "").strip() and not any(o.again(test, what) for o in openings):
             raise Mistake(
                 f"final: this test set was opened before ({self.standing(test)}); each further look makes figures more "
                 'optimistic. If it has to be, say why with --again "reason", which the report will show.'
             )
 
     def open(
-        self, test: str, what: str, searches: tuple[str, ...], configurations: int, reason: str | None
+        self, test: SealedTest, what: str, searches: tuple[str, ...], configurations: int, reason: str | None
     ) -> Standing:
         """Notes an opening, on disk before the test is read. The same opening again adds nothing.
 
@@ -87,11 +108,12 @@ class Ledger:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(str(self.path) + ".lock"):
             self.refuse_unexplained(test, what, reason)
-            if not any(o.what == what for o in self.openings(test)):
-                self._append(Opening(test, what, searches, configurations, reason or "", time.time()))
+            if not any(o.again(test, what) for o in self.openings(test)):
+                opening = Opening(test.groups, what, searches, configurations, reason or "", time.time(), test.contents)
+                self._append(opening)
         return self.standing(test)
 
-    def standing(self, test: str) -> Standing:
+    def standing(self, test: SealedTest) -> Standing:
         openings = self.openings(test)
         searches = {name for opening in openings for name in opening.searches}
         return Standing(len(openings), len(searches), sum(o.configurations for o in openings))

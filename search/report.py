@@ -32,7 +32,7 @@ from search.final_result import Configuration, FinalResult, finals
 from search.folder import SearchFolder, to_yaml
 from search.interval_text import unreliable
 from search.leaderboard import Leader, leaderboard, told_apart
-from search.ledger import Ledger, Standing
+from search.ledger import Ledger, SealedTest, Standing
 from search.optimism import corrections
 from search.outputs import check_file
 from search.record import State, Trial, best
@@ -240,7 +240,7 @@ def _page(found: SearchFolder, drawn: bool, images: bool) -> Page:
         finals=made,
         final_figures={f.folder: _final_figure(f) for f in made if len(f.configurations) > 1} if drawn else {},
         reliability=_reliability(made) if drawn else {},
-        standing=Ledger(found.path.parent).standing(identity["test"]),
+        standing=Ledger(found.path.parent).standing(SealedTest(identity["test"], identity.get("test_contents", ""))),
         settings=to_yaml(shown_settings(config)),
         cost=device_seconds(trials, config.resources),
         shared=shared(found.path, trials),

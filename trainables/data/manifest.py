@@ -142,6 +142,14 @@ class Manifest:
             }
         )
 
+    def groups_digest(self) -> str:
+        """Of which groups it holds, however often."""
+        return digest(sorted(set(self.groups.tolist())))
+
+    def contents_digest(self) -> str:
+        """Of which images it holds, whatever they are called, labelled or grouped by."""
+        return digest(sorted(set(self.contents.tolist())))
+
     def class_counts(self) -> dict[str, int]:
         """How many images each class has; multilabel: how many are known to have the finding."""
         if self.task == "multilabel":

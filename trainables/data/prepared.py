@@ -51,6 +51,8 @@ class Prepared:
     """How many test images each class has."""
     test_scored: dict[str, Scored]
     """What the test can be evaluated on, by class."""
+    test_contents: str = ""
+    """Digest of the test's images, which keys the ledger beside `test_digest`; of folders that came before it none."""
 
     @property
     def digests(self) -> Digests:
@@ -68,6 +70,7 @@ class Prepared:
             "data_digest": self.data_digest,
             "split_digest": self.split_digest,
             "test_digest": self.test_digest,
+            "test_contents": self.test_contents,
             "test_counts": self.test_counts,
             "test_scored": {name: asdict(of_class) for name, of_class in self.test_scored.items()},
         }
@@ -106,6 +109,7 @@ class Prepared:
             data_digest=settings["data_digest"],
             split_digest=settings["split_digest"],
             test_digest=settings["test_digest"],
+            test_contents=settings.get("test_contents", ""),
             test_counts=settings["test_counts"],
             test_scored={name: Scored(**of_class) for name, of_class in settings["test_scored"].items()},
         )
@@ -146,6 +150,7 @@ def prepare_for_audit(config: DatasetConfig, cache: Path, base: Path | None) -> 
         data_digest=whole.digest(),
         split_digest=parts.digest,
         test_digest=parts.test_digest,
+        test_contents=parts.test_contents,
         test_counts=test.class_counts(),
         test_scored=scored(test),
     )

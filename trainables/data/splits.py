@@ -41,6 +41,8 @@ class Split:
     """SHA-256 of the manifest's digest and the rows of each part and fold."""
     test_digest: str
     """SHA-256 of the test's groups only: the same test set, however the rest is divided and its images are read."""
+    test_contents: str
+    """SHA-256 of the test's images only: the same, whatever groups are named by."""
 
 
 def split(manifest: Manifest, config: SplitConfig) -> Split:
@@ -99,7 +101,8 @@ def _named(manifest: Manifest, parts: dict[str, np.ndarray], folds: tuple[Fold, 
                 "folds": [validation.tolist() for _, validation in folds],
             }
         ),
-        test_digest=digest(sorted(set(test.groups.tolist()))),
+        test_digest=test.groups_digest(),
+        test_contents=test.contents_digest(),
     )
 
 

@@ -71,6 +71,16 @@ def test_test_digest_is_of_the_test_alone(invented) -> None:
     assert split(manifest, SplitConfig(test=0.5)).test_digest != first.test_digest
 
 
+def test_test_contents_stay_where_groups_are_named_otherwise(invented) -> None:
+    official = ["train", "validation", "test", "train", "test"] * 20
+    alone = split(invented([0, 1] * 50, official=official), SplitConfig())
+    pairs = [f"{part}{i // 10}" for i, part in enumerate(official)]
+    grouped = split(invented([0, 1] * 50, groups=pairs, official=official), SplitConfig())
+    assert alone.test_digest != grouped.test_digest and alone.test_contents == grouped.test_contents
+    other = split(invented([0, 1] * 50), SplitConfig(test=0.5))
+    assert other.test_contents != alone.test_contents
+
+
 def test_multilabel_is_stratified_by_the_rarest_finding(invented) -> None:
     labels = np.zeros((200, 2))
     labels[:100, 0] = 1
