@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -16,6 +17,7 @@ from search.rungs import rung_epochs
 from search.sampler import Exhausted, Sampler
 from spaces.config import StoppingConfig, TrialConfig
 from spaces.library import trial_config
+from trainables.causes import Diverged
 from trainables.kinds import kind
 from trainables.place import this_machine
 from trainables.prefix import activation_budget
@@ -53,13 +55,14 @@ class Estimate:
 
 
 def estimate(plan: Plan, progress: Callable[[int, int], None] | None = None) -> Estimate | None:
-    """None where this machine has not the accelerators that a trial asks for: what they would need isn't known here.
+    """None where this machine has not the accelerators that a trial asks for, or where no kind could be measured: what
+    they would need isn't known here.
 
     Args:
         progress: called with (kinds looked at, kinds).
     """
     resources = plan.config.resources
-    if resources.accelerators and not torch.cuda.is_available():
+    if not _has_devices(plan):
         return None
     configs = _drawn(plan)
     place = this_machine(resources.accelerators, resources.cpus)
@@ -70,7 +73,8 @@ def estimate(plan: Plan, progress: Callable[[int, int], None] | None = None) -> 
     started = time.monotonic()
     for done, (name, _) in enumerate(counts.most_common()):
         if time.monotonic() - started < SECONDS:
-            costs[name] = remembered(of_kind[name], classes, task, place, plan.cache)
+            with suppress(Diverged):  # it stays one that wasn't measured
+                costs[name] = remembered(of_kind[name], classes, task, place, plan.cache)
         if progress:
             progress(done + 1, len(counts))
     fitting = [config for config in configs if kind(config) not in costs or costs[kind(config)].fits]
@@ -105,7 +109,10 @@ def share_of_epochs(epochs: int, stopping: StoppingConfig, folds: int = 1) -> fl
 def estimate_lines(found: Estimate | None, plan: Plan) -> list[str]:
     """The estimate in sentences."""
     if found is None:
-        return ["What it will cost can't be told here: this machine hasn't the accelerators that a trial asks for."]
+        why = "this machine hasn't the accelerators that a trial asks for"
+        if _has_devices(plan):
+            why = "none of the kinds of configuration could be measured, for want of memory or of a finite loss"
+        return [f"What it will cost can't be told here: {why}."]
     config = plan.config
     device = "accelerator" if config.resources.accelerators else "CPU"
     measured = "" if found.measured == found.kinds else f" ({found.measured} of {found.kinds} kinds were measured)"
@@ -126,6 +133,10 @@ def estimate_lines(found: Estimate | None, plan: Plan) -> list[str]:
             f"{config.budget.hours:g} at {plan.concurrent} at once."
         )
     return lines
+
+
+def _has_devices(plan: Plan) -> bool:
+    return not plan.config.resources.accelerators or torch.cuda.is_available()
 
 
 def _drawn(plan: Plan) -> list[TrialConfig]:

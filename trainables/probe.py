@@ -32,6 +32,8 @@ from trainables.place import Place
 
 STEPS = 2  # timed; as many before them, in which memory is found and kernels are chosen
 SMALL, QUICK = 2, 2.0  # images and seconds: on a CPU the batch is as large as can be tried in that time
+NEUTRAL = {"logit_adjustment": 0.0, "class_weights": "none"}
+"""What has no bearing on the cost, and no meaning on noise, in which some classes have no image."""
 SAMPLED = 0.002  # seconds between two looks at a process's memory
 
 
@@ -57,6 +59,9 @@ def probe(config: TrialConfig, classes: int, task: Task, place: Place) -> Cost:
         config: of the kind that is to be measured.
         classes: number of classes or findings.
         place: where; its accelerator should have nothing else to do.
+
+    Raises:
+        Diverged: the loss wasn't finite, so that nothing was measured.
     """
     if place.device.type != "cpu":
         return _measured(config, config.batch_size, classes, task, place)
@@ -78,6 +83,7 @@ def _measured(config: TrialConfig, batch: int, classes: int, task: Task, place: 
     )
     plain = config.plain() | {"weights": "random", "epochs": 2, "value": "last", "ema": 0.0, "warmup": 0.0}
     plain |= {"classes_averaged": None, "views": 0, "head_lr": 1e-6, "batch_size": batch}
+    plain |= NEUTRAL
     short = TrialConfig.model_validate(plain)
     try:
         with _peak(place) as peak:
@@ -94,7 +100,11 @@ def _measured(config: TrialConfig, batch: int, classes: int, task: Task, place: 
 
 
 def remembered(config: TrialConfig, classes: int, task: Task, place: Place, cache: Path) -> Cost:
-    """As `probe`, kept under `cache/costs` for this device and version of torch."""
+    """As `probe`, kept under `cache/costs` for this device and version of torch.
+
+    Raises:
+        Diverged: as `probe`; nothing is kept then.
+    """
     device = torch.cuda.get_device_name(place.device) if place.device.type == "cuda" else _processor()
     name = digest([kind(config), classes, task, device, torch.get_num_threads(), torch.__version__])
     file = cache / "costs" / f"{name}.json"

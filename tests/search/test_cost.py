@@ -1,19 +1,28 @@
 """What a search will cost, told before it is started."""
 
+import io
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from search import cost
+from search.check import check
+from search.console import Console
 from search.cost import Estimate, estimate, estimate_lines, share_of_epochs
 from search.plan import Plan, pixels_of_trials, plan
 from spaces.config import SearchConfig, StoppingConfig, TrialConfig
 from spaces.policy import policy
 from tests.search.conftest import write_digits
+from tests.trainables.data.conftest import write_image
+from tests.trainables.data.readers.test_spoiled import DATASETS, settings
+from trainables.causes import Diverged
 from trainables.data.pixels import open_many
 from trainables.probe import Cost
 
+assert write_image  # the fixture
 HALVING = StoppingConfig(grace=0.25, eta=2)
 
 
@@ -64,6 +73,33 @@ def test_what_was_not_measured_is_said(planned: Plan, monkeypatch: pytest.Monkey
     assert "(2 of 6 kinds were measured)" in estimate_lines(found, planned)[0]
 
 
+@pytest.mark.parametrize("reader", sorted(DATASETS))
+def test_the_space_of_every_reader_is_measured(
+    reader: str, tmp_path: Path, write_image: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With all that the reader's own space asks for: weights of classes and logit adjustment too, of which the noise
+    that is trained on has fewer images than there are classes."""
+    good, _ = DATASETS[reader]
+    config = settings(reader, tmp_path / "data", good(tmp_path / "data", write_image))
+    monkeypatch.setattr(cost, "SECONDS", 5.0)
+    output = io.StringIO()
+    check(config, tmp_path, Console(output))
+    assert "Cost, measured on this machine" in output.getvalue()
+
+
+def test_what_diverges_on_noise_is_not_measured(planned: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverged(*_: object) -> Cost:
+        raise Diverged("the loss was nan at step 1")
+
+    monkeypatch.setattr(cost, "remembered", diverged)
+    assert estimate(planned) is None
+    assert "none of the kinds" in estimate_lines(None, planned)[0]
+    answers = iter([diverged] + 10 * [lambda *_: Cost(1.0, 0.5, 100)])
+    monkeypatch.setattr(cost, "remembered", lambda *given: next(answers)(*given))
+    found = estimate(planned)
+    assert found is not None and (found.measured, found.kinds) == (5, 6) and found.infeasible == 0
+
+
 def test_shares_of_epochs() -> None:
     assert share_of_epochs(8, replace_rule("off")) == 1
     assert share_of_epochs(8, HALVING) == pytest.approx((2 + 1 + 1) / 8)
@@ -84,10 +120,11 @@ def test_sentences(planned: Plan) -> None:
     assert "up to 1.00 GiB of memory a trial; 25% of configurations don't fit" in lines[0]
     assert "0.50 GiB for decoded images" in lines[1] and "some 4 of the 10 trials fit into budget.hours: 1" in lines[2]
     assert len(estimate_lines(replace(found, fit=10), planned)) == 2
-    assert "hasn't the accelerators" in estimate_lines(None, planned)[0]
+    assert "hasn't the accelerators" not in estimate_lines(None, planned)[0], "none is asked for"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has them")
 def test_a_machine_without_the_accelerators_says_so(planned: Plan) -> None:
     resources = planned.config.resources.model_copy(update={"accelerators": 1.0})
-    assert estimate(replace(planned, config=planned.config.model_copy(update={"resources": resources}))) is None
+    asking = replace(planned, config=planned.config.model_copy(update={"resources": resources}))
+    assert estimate(asking) is None and "hasn't the accelerators" in estimate_lines(None, asking)[0]
