@@ -13,6 +13,7 @@ from rich.table import Table
 
 from search.console import Console
 from search.cost import Estimate, estimate, estimate_lines
+from search.folder import taken
 from search.images_found import alike_lines, copies_lines, in_full, shapes_lines
 from search.learnable import LEVEL, POWER, SHARED, SKILL, WITHIN_GROUPS, WORTH, Learnable, few_groups, learnable
 from search.plan import Plan, plan
@@ -87,7 +88,7 @@ def describe(plan: Plan, file: Path, costs: Estimate | None) -> list[RenderableT
         + (f"compared after epochs {', '.join(map(str, rungs))}" if rungs else "nobody is stopped early"),
         *estimate_lines(costs, plan),
         f"Metric: {config.metric} ({plan.direction}) on validation. Licences of the weights: {licences}",
-        "Everything is in order.",
+        f"All else is in order, but {reason}" if (reason := taken(config)) else "Everything is in order.",
     ]
 
 

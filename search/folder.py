@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ruamel.yaml import YAML
 
-from search.study import Study, open_storage
+from search.study import Study, database_has, has_already, open_storage
 from spaces.config import SearchConfig
 from spaces.mistakes import Mistake
 from spaces.strict import read_yaml
@@ -85,7 +85,7 @@ def create(plan: Plan, identity: dict[str, Any]) -> SearchFolder:
     """
     config, path = plan.config, plan.folder
     if path.exists():
-        raise _taken(config.name, path)
+        raise Mistake(_there_already(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{config.name}."))
     try:
@@ -99,7 +99,7 @@ def create(plan: Plan, identity: dict[str, Any]) -> SearchFolder:
         except BaseException as error:
             storage.delete_study(study.study_id)  # in a database it would outlive its folder
             if isinstance(error, OSError) and path.exists():  # another process was quicker
-                raise _taken(config.name, path) from None
+                raise Mistake(_there_already(path)) from None
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -111,10 +111,24 @@ def write_settings(found: SearchFolder, config: SearchConfig) -> None:
     write_text(found.path / SETTINGS, HEADER + to_yaml(config.plain()))
 
 
-def _taken(name: str, path: Path) -> Mistake:
-    return Mistake(
-        f'there is a search "{name}" in {path.parent}; go on with it by "medtune resume {path}", '
-        "or choose another name."
+def taken(config: SearchConfig) -> str | None:
+    """A sentence: why no new search can be made under a name, or None where one can.
+
+    Raises:
+        Mistake: the record's storage can't be opened.
+    """
+    path = Path(config.storage).absolute() / config.name
+    if path.exists():
+        return _there_already(path)
+    return has_already(config.name) if config.study and database_has(config.study, config.name) else None
+
+
+def _there_already(path: Path) -> str:
+    if not (path / SETTINGS).is_file():
+        return f"name: {path} is something else than a search; choose another name, such as --set name={path.name}-2."
+    return (
+        f'there is a search "{path.name}" in {path.parent}; go on with it by "medtune resume {path}", or choose '
+        "another name."
     )
 
 

@@ -79,6 +79,8 @@ def search(
         Interrupted: by Ctrl-C.
     """
     console = console or Console.silent()
+    if reason := folders.taken(config):
+        raise Mistake(reason)
     _check(config.resources, address)
     with console.working("looking at the data") as progress:
         planned = plan(config, base, cluster=address is not None, progress=progress)

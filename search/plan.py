@@ -12,6 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 from search.outputs import unwritable
+from search.study import database_has
 from search.suitable import check_direction, check_metric, check_sources, check_strategy, check_task
 from search.tracking import reachable
 from spaces.backbone import backbone
@@ -130,6 +131,9 @@ def plan(
     concurrent = (
         0 if cluster else attempt(lambda: concurrent_trials(config.resources, *this_machine_has(config.resources)))
     )
+    if config.study and not going_on:
+        record, name = config.study, config.name
+        attempt(lambda: database_has(record, name))
     if config.mlflow not in ("off", "local") and not going_on:
         attempt(lambda: reachable(config.mlflow))
     storage_usable = not any(sentence.startswith("storage:") for sentence in problems)

@@ -113,14 +113,57 @@ def no_space(error: OSError) -> bool:
 def open_storage(folder: Path, url: str | None) -> BaseStorage:
     """Optuna's storage of a search: the journal in its folder, or the database at `url`."""
     if url:
-        try:
+        with _told_of_database():
             return RDBStorage(url)
-        except Exception as error:  # SQLAlchemy's drivers raise errors of their own classes
-            raise Mistake(
-                f"study: the storage can't be opened ({type(error).__name__}); correct its address, driver or rights."
-            ) from error
     journal = folder.absolute() / JOURNAL  # Optuna's lock spins for ever on a relative path
     return JournalStorage(JournalFileBackend(str(journal), lock_obj=JournalFileOpenLock(str(journal))))
+
+
+def database_has(url: str, name: str) -> bool:
+    """Whether a database has a study of that name. Nothing is made there, neither tables nor a file.
+
+    Raises:
+        Mistake: it can't be opened.
+    """
+    import sqlalchemy
+
+    with _told_of_database():
+        engine = sqlalchemy.create_engine(url)
+        file = engine.url.database if engine.url.get_backend_name() == "sqlite" else None
+        new = Path(file) if file and not Path(file).exists() else None  # connecting would make it
+        try:
+            with engine.connect() as connection:
+                empty = not sqlalchemy.inspect(connection).has_table("studies")
+        finally:
+            engine.dispose()
+            if new:
+                new.unlink(missing_ok=True)
+        if empty:
+            return False
+        storage = RDBStorage(url)
+    try:
+        storage.get_study_id_from_name(name)
+    except KeyError:
+        return False
+    return True
+
+
+def has_already(name: str) -> str:
+    """A sentence: why a record can't be started under a name."""
+    return (
+        f'the study storage has a study "{name}"; resume it, or give this search another name. (One without trials may '
+        "be what a killed process left: optuna delete-study takes it away.)"
+    )
+
+
+@contextlib.contextmanager
+def _told_of_database() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # SQLAlchemy's drivers raise errors of their own classes
+        raise Mistake(
+            f"study: the storage can't be opened ({type(error).__name__}); correct its address, driver or rights."
+        ) from error
 
 
 class Study:
@@ -160,10 +203,7 @@ class Study:
         try:
             study_id = storage.create_new_study([way], name)
         except optuna.exceptions.DuplicatedStudyError:
-            raise Mistake(
-                f'the study storage has a study "{name}"; resume it, or give this search another name. (One without '
-                "trials may be what a killed process left: optuna delete-study takes it away.)"
-            ) from None
+            raise Mistake(has_already(name)) from None
         storage.set_study_user_attr(study_id, SEARCH, identity)
         return cls(storage, name)
 

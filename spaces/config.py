@@ -17,6 +17,10 @@ from spaces.strict import Strict
 
 LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_./-]{0,251}[A-Za-z0-9])?")
 SELECTOR = re.compile(r"!?[\w.-]+|!?in\([\w.-]+(, ?[\w.-]+)*\)")
+OWN_FILES = re.compile(
+    r"cache|mlartifacts|mlflow\.db.*|test-openings\.jsonl.*|check-.*\.txt|medtune\.local\.yaml", re.IGNORECASE
+)
+"""Names of what else lies beside the searches of a storage."""
 FORMAT = 1  # of the record, checkpoints and exports; raised when an older reader would misread them
 
 METRICS = {
@@ -253,6 +257,8 @@ class SearchConfig(Strict):
             raise ValueError(
                 "should be a folder's name: letters, digits, '.', '_', '-', at most 64, not starting with a sign"
             )
+        if OWN_FILES.fullmatch(value):
+            raise ValueError("should be another name, since files of medtune's own beside the searches are called so")
         return value
 
     @field_validator("backbones")
