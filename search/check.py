@@ -74,6 +74,7 @@ def describe(plan: Plan, file: Path, costs: Estimate | None) -> list[RenderableT
         f"{config.name}: {len(prepared.train)} training, {len(prepared.validation)} validation images; "
         f"the test set ({_test_size(plan)}) stays sealed",
         counts_table(plan),
+        *split_lines(plan),
         *notes(config),
         *prepared.manifest.notes,
         *prepared.manifest.caveats,
@@ -83,6 +84,7 @@ def describe(plan: Plan, file: Path, costs: Estimate | None) -> list[RenderableT
         *shapes_lines(shapes(prepared.manifest), len(prepared.manifest)),
         *learnable_lines(plan),
         space_table(plan),
+        *batch_lines(plan),
         f"Budget: {budget} of up to {config.budget.epochs} epochs, {plan.concurrent} at once; "
         f"first {len(plan.first)} shipped or own configurations; "
         + (f"compared after epochs {', '.join(map(str, rungs))}" if rungs else "nobody is stopped early"),
@@ -179,6 +181,28 @@ def learnable_lines(plan: Plan) -> list[str]:
             more = f" and {len(few) - SHOWN} more" if len(few) > SHOWN else ""
             lines.append(f"WARNING: few groups in {name}, where intervals are unreliable: {shown}{more}.")
     return lines
+
+
+def split_lines(plan: Plan) -> list[str]:
+    """Which parts are medtune's own where the dataset has a split of its own."""
+    if not plan.carved:
+        return []
+    return [
+        f"The dataset's own split has no {' and no '.join(plan.carved)} part: taken from its training images, by group "
+        "(dataset.split)."
+    ]
+
+
+def batch_lines(plan: Plan) -> list[str]:
+    """That batches hold all there is, where they are larger than that."""
+    images = min(len(train) for train, _ in plan.prepared.folds)
+    larger = [str(size) for size in plan.space.offered("batch_size") if isinstance(size, int) and size > images]
+    if not larger:
+        return []
+    return [
+        f"batch_size {', '.join(larger)}: more than the {images} training images, so that a batch holds all of them "
+        "and an epoch is one step."
+    ]
 
 
 def _shown(found: Learnable, metric: str, folds: str) -> str:

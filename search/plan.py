@@ -29,6 +29,7 @@ from trainables.data.order import global_batches
 from trainables.data.parts import Progress, pixel_spec
 from trainables.data.pixels import PixelSpec, open_many
 from trainables.data.prepared import Prepared, prepare_for_audit
+from trainables.data.splits import lacking
 from trainables.object_store import ObjectFolder
 
 T = TypeVar("T")
@@ -51,6 +52,8 @@ class Plan:
     """Images that look alike, of the test too, where all of them were looked at."""
     copies: Copies | None = None
     """Byte-identical images, of the test too; None where nobody asked."""
+    carved: tuple[str, ...] = ()
+    """Parts that the dataset's own split lacks, and that were carved from its training images."""
 
     @property
     def direction(self) -> Direction:
@@ -166,7 +169,8 @@ def plan(
     if problems or space is None or prepared is None or first is None or concurrent is None:
         raise Mistake(*dict.fromkeys(problems), full=dict.fromkeys(full))
     found = copies(listed[1]) if thorough and listed else None
-    return Plan(config, space, prepared, first, concurrent, alike or (), found)
+    carved = lacking(listed[1], config.dataset.split) if listed else ()
+    return Plan(config, space, prepared, first, concurrent, alike or (), found, carved)
 
 
 def in_test(manifest: Manifest, parts: np.ndarray) -> Manifest:

@@ -122,6 +122,33 @@ def findings(folds: int) -> Prepared:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("third", "parts"),
+    [
+        ("train", "no validation and no test part"),
+        ("test", "no validation part"),
+        ("validation", "no test part"),
+    ],
+)
+def test_parts_that_the_datasets_own_split_lacks(place: Path, third: str, parts: str) -> None:
+    images = sorted((place / "images").glob("*/*.png"))
+    rows = [
+        f"{p.parent.name}/{p.name},{p.parent.name},{third if i % 3 == 0 else 'train'}" for i, p in enumerate(images)
+    ]
+    (place / "images" / "table.csv").write_text("\n".join(["path,label,split", *rows]) + "\n")
+    options = {"table": "table.csv", "split": "split"}
+    config = settings(place, dataset={"reader": "csv", "options": options})
+    assert f"The dataset's own split has {parts}: taken from its training images" in told(config, place)
+    own = {"reader": "csv", "options": options, "split": {"official": False}}
+    assert "own split" not in told(settings(place, dataset=own), place)
+
+
+@pytest.mark.parametrize(("size", "said"), [(100_000, True), (32, False)])
+def test_batches_larger_than_the_training_set(place: Path, size: int, said: bool) -> None:
+    text = told(settings(place, space={"batch_size": size}), place)
+    assert ("batch_size 100000: more than the 96 training images, so that a batch holds all of them" in text) is said
+
+
 @pytest.mark.parametrize(("folds", "size"), [(1, "100 units of 50 groups)"), (2, "200 units of 100 groups in 2 folds")])
 def test_units_findings_and_folds(tmp_path: Path, folds: int, size: str) -> None:
     config = settings(tmp_path, metric="macro_auroc")

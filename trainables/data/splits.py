@@ -20,6 +20,7 @@ from trainables.data.problems import Problems
 from trainables.data.stratification import groups_of_classes, stratified_folds
 
 PARTS = ("train", "validation", "test")
+CARVED = ("test", "validation")  # in this order, each from what is left
 _STAGES = {"test": 0, "validation": 1, "folds": 2, "images": 3}  # each draws an order of its own from the seed
 
 Fold = tuple[np.ndarray, np.ndarray]
@@ -63,13 +64,13 @@ def split(manifest: Manifest, config: SplitConfig) -> Split:
         return _as_in_a_paper(manifest, members, pool, config)
     groups = _joined_groups(manifest)
     parts: dict[str, np.ndarray] = {}
-    if config.official and config.rows == "all" and (manifest.official != "").any():
+    if _officially(manifest, config):
         _refuse_unassigned(manifest)
         _refuse_leaks(manifest)
         parts = {part: np.flatnonzero(manifest.official == part) for part in ("validation", "test")}
         parts = {part: rows for part, rows in parts.items() if len(rows)}
         pool = np.flatnonzero(manifest.official == "train")
-    carved = [part for part in ("test", "validation") if part not in parts]
+    carved = [part for part in CARVED if part not in parts]
     if carved:
         needed = ["train", *reversed(carved)]
         each = f"one for each of {', '.join(needed)}"
@@ -85,6 +86,20 @@ def split(manifest: Manifest, config: SplitConfig) -> Split:
         either = np.union1d(parts["train"], parts["validation"])
         folds = _folds(manifest.classes, groups, members, either, config)
     return _named(manifest, parts, folds)
+
+
+def lacking(manifest: Manifest, config: SplitConfig) -> tuple[str, ...]:
+    """Parts that the dataset's own split hasn't, so that `split` carves them from its training rows; none where that
+    split isn't used."""
+    if not _officially(manifest, config):
+        return ()
+    return tuple(part for part in reversed(CARVED) if not (manifest.official == part).any())
+
+
+def _officially(manifest: Manifest, config: SplitConfig) -> bool:
+    """Whether the dataset has a split of its own, and it is used."""
+    used = config.by == "group" and config.official and config.rows == "all"
+    return used and bool((manifest.official != "").any())
 
 
 def _named(manifest: Manifest, parts: dict[str, np.ndarray], folds: tuple[Fold, ...] = ()) -> Split:
