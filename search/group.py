@@ -7,7 +7,7 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-from search.cluster import check_cluster, connect
+from search.cluster import check_address, check_cluster, connect
 from search.console import chatter_to
 from search.launch import RAY_SETTINGS
 from search.plan import this_machine_has
@@ -23,9 +23,10 @@ def check_room(wanted: ResourcesConfig, workers: int) -> None:
         Mistake: it doesn't.
     """
     address = os.environ.get("RAY_ADDRESS")
-    if address is None:
+    if address in (None, "local"):
         _refuse_too_many(wanted.cpus, wanted.accelerators, workers, *this_machine_has(wanted))
         return
+    check_address(address)
     os.environ.update({name: os.environ.get(name, value) for name, value in RAY_SETTINGS.items()})
     import ray
 

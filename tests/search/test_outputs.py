@@ -93,6 +93,15 @@ def test_bundles(found: SearchFolder, capsys: pytest.CaptureFixture[str]) -> Non
     assert "can't be written to" in told
 
 
+def test_a_final_on_a_cluster_that_isnt_there_makes_nothing(
+    found: SearchFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    exported = str(found.path.parents[1] / "best.yaml")
+    assert main(["final", exported, "--seeds", "1", "--workers", "2", "-o", str(tmp_path / "out")]) == 2
+    assert "127.0.0.1:1: nothing answers there" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("workers", [[], ["--workers", "4000"]])
 def test_a_final_that_fits_nowhere_makes_nothing(
     found: SearchFolder, workers: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
