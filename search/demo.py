@@ -12,7 +12,9 @@ from search.console import Console, duration
 from search.outputs import check_folder
 from spaces.mistakes import Mistake
 
+NAME = "digits"
 MARK = ".medtune-demo"
+AGAIN = "the demo was run again"
 SETTINGS = """\
 # The demo's search: handwritten digits, two tiny backbones with RANDOM weights. Run it: medtune search search.yaml
 name: digits
@@ -50,6 +52,9 @@ def write_digits(folder: Path) -> int:
 def demo(folder: Path, console: Console) -> int:
     """Writes the images, searches, exports, makes final runs with three seeds, reports. Returns 0.
 
+    Of an earlier demo in that folder its search is removed and its files are written anew; what else lies there, such
+    as other searches and the ledger of test openings, stays.
+
     Raises:
         Mistake: the folder holds something else than an earlier demo.
     """
@@ -64,28 +69,32 @@ def demo(folder: Path, console: Console) -> int:
     check_folder("demo: -o", folder)
     if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
         raise Mistake(f"demo: {folder} isn't empty and holds no earlier demo; name another folder with -o.")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    again = AGAIN if (folder / MARK).exists() else None
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / MARK).touch()
+    runs, best, page = folder / "runs", folder / "best.yaml", folder / "report.html"
+    shutil.rmtree(runs / NAME, ignore_errors=True)
+    for file in (best, page):
+        file.unlink(missing_ok=True)
     count = write_digits(folder / "images")
     settings = folder / "search.yaml"
-    settings.write_text(SETTINGS.replace("STORAGE", str(folder / "runs")), encoding="utf-8")
+    settings.write_text(SETTINGS.replace("STORAGE", str(runs)), encoding="utf-8")
     console.print(
         f"Demo: {count} handwritten digits in {folder / 'images'}; DINOv2 and MAE at a tiny size, with RANDOM weights.",
         f"$ medtune search {settings}",
     )
     found = search(load(settings), folder, console=console)
-    console.print(f"$ medtune export {found.path} -o {folder / 'best.yaml'}")
-    for path, line in export(found, folder / "best.yaml"):
+    console.print(f"$ medtune export {found.path} -o {best}")
+    for path, line in export(found, best):
         console.print(f"{path}: {line}")
-    console.print(f"$ medtune final {folder / 'best.yaml'} --seeds 3")
-    result = final([folder / "best.yaml"], seeds=3, console=console)
-    console.print(f"$ medtune report {found.path} -o {folder / 'report.html'}")
-    page = report([found], folder / "report.html")
+    console.print(f"$ medtune final {best} --seeds 3" + (f' --again "{again}"' if again else ""))
+    result = final([best], seeds=3, again=again, console=console)
+    console.print(f"$ medtune report {found.path} -o {page}")
+    report([found], page)
     model = next(result.glob("model-*"))
     console.print(
         f"Report: {page}",
-        f"The demo took {duration(time.monotonic() - started)}. Best configuration: {folder / 'best.yaml'}",
+        f"The demo took {duration(time.monotonic() - started)}. Best configuration: {best}",
         "Next, try:",
         f"  medtune status {found.path}",
         f"  medtune predict {model} {folder / 'images' / '3'} -o predictions.csv",
