@@ -28,8 +28,8 @@ from tests.test_docs import blocks
 
 ROOT = Path(__file__).parents[1]
 EXCHANGED = {
-    "backbones: [dinov2_base, mae_base]": "backbones: [dinov2_tiny]\nweights: random\nspace: {batch_size: 32}",
-    "budget: {trials: 50, epochs: 30}": "budget: {trials: 4, epochs: 4}",
+    "[dinov2_base, mae_base]": "[dinov2_tiny, mae_tiny]\nweights: random\nspace: {batch_size: 32}",
+    "budget: {trials: 50, epochs: 30}": "budget: {trials: 6, epochs: 4}",
     "resources: {accelerators: 1, cpus: 4}": "resources: {cpus: 1}",
 }
 ORDER = ["check", "search", "status", "resume", "export", "final", "report", "predict", "ui"]
@@ -126,8 +126,11 @@ def test_readme_from_a_table_to_predictions(tmp_path: Path) -> None:
             print(f"{time.monotonic() - started:6.1f} s  from settings to the search's start", flush=True)
         output = desk.type(command)
         if command.startswith("medtune status"):
-            assert "Best: trial" in output and "4 of 4 trials" in output
-    assert "may be the best" in (tmp_path / "report.html").read_text()
+            assert "Best: trial" in output and "6 of 6 trials" in output
+    report = (tmp_path / "report.html").read_text()
+    trials = status(tmp_path / "runs" / "lesions")["trials"]
+    compared = {trial["parameters"]["backbone"] for trial in trials if trial["state"] == "complete"}
+    assert ("may be the best" in report) == (len(compared) == 2), compared
     with (tmp_path / "predictions.csv").open(newline="") as file:
         predicted = list(csv.DictReader(file))
     assert len(predicted) == 20 and all(row["predicted"].startswith("digit ") for row in predicted)
