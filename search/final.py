@@ -168,7 +168,7 @@ def _folder(output: Path | None, search: Path, what: str) -> Path:
     while not free(folder):
         count += 1
         folder = search / f"final-{count}"
-    check_folder("final", folder)
+    check_folder("final:", folder)
     return folder
 
 

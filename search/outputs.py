@@ -29,15 +29,15 @@ def check_folder(where: str, output: Path) -> None:
     """That results can be written into a folder, which may be made for them.
 
     Args:
-        where: the command, and the option where the person named the folder; it begins the sentence.
+        where: what stands before the folder: the command, and the option where the person named it (`demo: -o`).
 
     Raises:
         Mistake: they can't.
     """
     if output.exists() and not output.is_dir():
-        raise Mistake(f"{where}: {output} is a file, expected a folder; name another one.")
+        raise Mistake(f"{where} {output}: is a file, expected a folder; name another one.")
     if reason := unwritable(output.absolute()):
-        raise Mistake(f"{where}: {output} can't be written to ({reason}); name another folder.")
+        raise Mistake(f"{where} {output}: can't be written to ({reason}); name another folder.")
 
 
 def unwritable(folder: Path) -> str | None:
