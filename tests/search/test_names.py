@@ -12,7 +12,6 @@ from search.cli import main
 from search.console import Console
 from search.ledger import NAME
 from search.mlflow_store import artifacts
-from search.plan import cache_folder
 from search.settings import load
 from search.study import database_has
 from search.tracking import local_uri
@@ -43,7 +42,7 @@ def checked(settings: Path, *changes: str) -> str:
 
 def test_names_of_medtunes_own_files(settings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     uri = local_uri(tmp_path)
-    own = [cache_folder(load(settings)).name, artifacts(uri).name, places.FILE, "check-digits.txt"]
+    own = [load(settings).cache_folder.name, artifacts(uri).name, places.FILE, "check-digits.txt"]
     own += [name + end for name in (NAME, uri.split("/")[-1]) for end in ("", ".lock")]
     assert "mlflow.db.lock" in own
     for name in own:
