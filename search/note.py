@@ -33,7 +33,8 @@ def note(
     if winner is None:
         lines.append("No complete trial yet.")
     else:
-        what = ", ".join(f"{k} {public_value(v)}" for k, v in winner.point.items() if NAME.fullmatch(k))
+        chosen = {k: v for k, v in winner.point.items() if search.searched is None or k in search.searched}
+        what = ", ".join(f"{k} {public_value(v)}" for k, v in chosen.items() if NAME.fullmatch(k))
         of_fold = int(search.settings.get("budget.epochs", winner.done))
         lines.append(
             f"Best so far: trial {winner.number}, {search.metric} {value_text(winner, search.metric, of_fold)}: {what}."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -12,8 +12,11 @@ from rich.text import Text
 from search.folder import SearchFolder
 from search.record import State, Trial, best
 from search.trial_text import (
+    SAID,
     describe_best,
     origin,
+    parameters_text,
+    same_in_all,
     state_counts,
     trial_rows,
     what_is_trained,
@@ -50,10 +53,13 @@ def status_lines(found: SearchFolder, width: int | None) -> Iterator[RenderableT
     config, study = found.config(), found.study()
     metric = str(config.metric)
     winner = best(study.trials, study.identity["direction"])
+    alike = same_in_all(study.trials)
     if width is None:
-        yield from (_line(trial, config.budget.epochs) for trial in study.trials)
+        yield from (_line(trial, config.budget.epochs, alike) for trial in study.trials)
     elif study.trials:
-        yield _table(study.trials, metric, winner, width, config.budget.epochs)
+        yield _table(study.trials, metric, winner, width, config.budget.epochs, alike)
+    if alike:
+        yield f"In all trials: {parameters_text(alike)}"
     counts = ", ".join(f"{n} {state}" for state, n in state_counts(study.trials).items()) or "none yet"
     yield f"{config.name}: {len(study.trials)} of {config.budget.trials} trials: {counts}"
     yield f"Best: {describe_best(winner, metric, config.budget.epochs)}" if winner else "No complete trial yet."
@@ -62,15 +68,17 @@ def status_lines(found: SearchFolder, width: int | None) -> Iterator[RenderableT
     yield f"Log: {found.log}"
 
 
-def _line(trial: Trial, of_fold: int) -> str:
+def _line(trial: Trial, of_fold: int, alike: Collection[str]) -> str:
     return (
         f"{trial.number:>4} {trial.state:<10} {trial.done:>3} epochs  {_value(trial, of_fold)}  "
-        f"{trial.point['backbone']}, {what_is_trained(trial)}; {_parameters(trial)}"
+        f"{trial.point['backbone']}, {what_is_trained(trial)}{_own(trial, alike)}"
         + (f"; {trial.cause}" if trial.cause else "")
     )
 
 
-def _table(trials: Sequence[Trial], metric: str, winner: Trial | None, width: int, of_fold: int) -> Table:
+def _table(
+    trials: Sequence[Trial], metric: str, winner: Trial | None, width: int, of_fold: int, alike: Collection[str]
+) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", width=width)
     wide = width >= NARROW
     for column in ("trial", "state", "epochs", metric, "configuration" if wide else "configuration, cause"):
@@ -81,7 +89,7 @@ def _table(trials: Sequence[Trial], metric: str, winner: Trial | None, width: in
         table.add_column("tried by, ended by", ratio=2)
     for trial in trials:
         name = Text(f"{trial.point['backbone']}, {what_is_trained(trial)}", style="bold" if trial is winner else "")
-        configuration = name + Text(f"; {_parameters(trial)}", style="dim")
+        configuration = name + Text(_own(trial, alike), style="dim")
         why = "; ".join(part for part in (origin(trial.why), trial.cause) if part)
         cells: list[str | Text] = [
             str(trial.number),
@@ -106,9 +114,7 @@ def _value(trial: Trial, of_fold: int) -> str:
     return f"{values[-1]:.4f} {'so far' if running else 'at its end'}"
 
 
-def _parameters(trial: Trial) -> str:
-    return ", ".join(
-        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in trial.point.items()
-        if name not in ("backbone", "trained_blocks")
-    )
+def _own(trial: Trial, alike: Collection[str]) -> str:
+    """What a trial's configuration has besides what all have."""
+    own = {name: value for name, value in trial.point.items() if name not in (*SAID, *alike)}
+    return f"; {parameters_text(own)}" if own else ""

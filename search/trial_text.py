@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from search.record import State, Trial
 from trainables.ranges import RANGES, within_range
 
+SAID = ("backbone", "trained_blocks")  # of a configuration, in front of its other parameters
 Z95 = 1.959964  # quantile of the normal distribution for a 95% interval
 
 
@@ -46,6 +47,19 @@ def describe_best(trial: Trial, metric: str, of_fold: int) -> str:
         f"trial {trial.number}, {trial.point['backbone']}, {what_is_trained(trial)}: "
         f"{metric} {value_text(trial, metric, of_fold)} on validation"
     )
+
+
+def same_in_all(trials: Sequence[Trial]) -> dict[str, Any]:
+    """Of several trials, the parameters that have one value in all of them, without those that are always said."""
+    if len(trials) < 2:
+        return {}
+    first = trials[0].point
+    return {n: v for n, v in first.items() if n not in SAID and all(n in t.point and t.point[n] == v for t in trials)}
+
+
+def parameters_text(parameters: Mapping[str, Any]) -> str:
+    """`head_lr 0.00123, level 2`."""
+    return ", ".join(f"{n} {v:.3g}" if isinstance(v, float) else f"{n} {v}" for n, v in parameters.items())
 
 
 def origin(why: str) -> str:

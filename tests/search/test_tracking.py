@@ -172,6 +172,7 @@ def test_what_is_the_same_for_all_trials_is_no_parameter(storage: Path) -> None:
     sync_once(search.folder)
     parent, trial = snapshot(search)
     assert "head_lr" in trial[4] and not {"batch_size", "level", "seed"} & set(trial[4])
+    assert "head_lr 0.002." in parent[3]["mlflow.note.content"] and "batch_size" not in parent[3]["mlflow.note.content"]
     assert trial[3]["medtune.seed"] == "5" and trial[3]["medtune.backbone"] == "mae_tiny"
     assert parent[3]["medtune.fixed.batch_size"] == "32" and parent[3]["medtune.fixed.level"] == "1"
     settings = json.loads((search.folder / "search.yaml").read_text())

@@ -11,7 +11,7 @@ import rich.console
 from search.console import Console
 from search.record import Epoch, State, Trial
 from search.status import _line
-from search.trial_text import describe_best, value_interval
+from search.trial_text import describe_best, same_in_all, value_interval
 from search.view import View
 from spaces.config import SearchConfig
 
@@ -123,4 +123,16 @@ def test_a_pipe_has_a_plain_line_for_each_trial() -> None:
     assert len(lines) == 12 and "\x1b" not in stream.getvalue()
     assert lines[2].startswith("trial 2: failed after 5 epochs") and "the loss was nan at step 2" in lines[2]
     assert "balanced_accuracy 0.9000" in lines[0] and "of 40 trials" in lines[0]
-    assert _line(found[1], 20).split()[:4] == ["1", "pruned", "5", "epochs"]
+    assert _line(found[1], 20, ()).split()[:4] == ["1", "pruned", "5", "epochs"]
+
+
+def test_what_all_trials_have_alike_is_said_once() -> None:
+    found = trials()
+    for number, trial in enumerate(found):
+        trial.point.update(batch_size=32, level=number % 2)
+    alike = same_in_all(found)
+    assert alike["batch_size"] == 32 and not {"level", "backbone", "trained_blocks"} & set(alike)
+    assert "level 1" in _line(found[1], 20, alike) and "batch_size" not in _line(found[1], 20, alike)
+    del found[0].point["batch_size"]
+    assert "batch_size" not in same_in_all(found), "one of them hasn't got it"
+    assert same_in_all(found[:1]) == {}, "of one trial everything is its own"
