@@ -14,7 +14,7 @@ from rich.table import Table
 from search.console import Console
 from search.cost import Estimate, estimate, estimate_lines
 from search.folder import taken
-from search.images_found import alike_lines, copies_lines, in_full, shapes_lines
+from search.images_found import alike_lines, copies_lines, in_full, left_out_lines, shapes_lines
 from search.learnable import LEVEL, POWER, SHARED, SKILL, WITHIN_GROUPS, WORTH, Learnable, few_groups, learnable
 from search.plan import Plan, plan
 from search.rungs import rung_epochs
@@ -69,7 +69,8 @@ def describe(plan: Plan, file: Path, costs: Estimate | None) -> list[RenderableT
         each = config.budget.trials // len(config.backbones)
         budget += f" ({each} for each of {len(config.backbones)} backbones)"
     found = plan.copies or copies(prepared.manifest)
-    full = in_full(found, plan.alike)
+    left_out = prepared.manifest.left_out
+    full = in_full(found, plan.alike, left_out)
     return [
         f"{config.name}: {len(prepared.train)} training, {len(prepared.validation)} validation images; "
         f"the test set ({_test_size(plan)}) stays sealed",
@@ -78,6 +79,7 @@ def describe(plan: Plan, file: Path, costs: Estimate | None) -> list[RenderableT
         *notes(config),
         *prepared.manifest.notes,
         *prepared.manifest.caveats,
+        *left_out_lines(left_out),
         *copies_lines(found),
         *alike_lines(plan.alike, config),
         *([f"What is too long to be printed is in {file}."] if full and _keep(file, full) else []),

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from spaces.config import SearchConfig
-from trainables.data.audit import Alike, Copies, Shapes
+from trainables.data.audit import Alike, Copies, Looked, Shapes
 from trainables.data.near import DISTANCE
-from trainables.data.problems import SHOWN
+from trainables.data.problems import SHOWN, Problems
 from trainables.data.readers import READERS
 
 SHOWN_OF_SET = 5  # images of a set that look alike
@@ -63,7 +63,7 @@ def _remedy(config: SearchConfig) -> str:
 
 
 def _set(one: Alike, most: int | None = None) -> str:
-    listed = _listed([f"{path} ({part})" for path, part in one.images], most)
+    listed = _listed([f"{path} ({part})" if part else path for path, part in one.images], most)
     return f"{listed}{'; different labels' if one.labels_differ else ''}"
 
 
@@ -72,9 +72,11 @@ def _listed(images: Sequence[str], most: int | None = None) -> str:
     return ", ".join(images[:most]) + more
 
 
-def in_full(found: Copies, alike: tuple[Alike, ...]) -> list[str]:
+def in_full(found: Copies, alike: tuple[Alike, ...], left_out: Sequence[str] = ()) -> list[str]:
     """What is too long to be printed."""
     lines = []
+    if len(left_out) > SHOWN:
+        lines += ["Images left out, since their copies are labelled differently:", *(f"  {line}" for line in left_out)]
     for what, sets in (("different labels", found.conflicts), ("one label", found.agreeing)):
         if _too_long(sets):
             lines += [f"Copies of one image with {what}:", *(f"  {_listed(paths)}" for paths in sets)]
@@ -85,6 +87,32 @@ def in_full(found: Copies, alike: tuple[Alike, ...]) -> list[str]:
 
 def _too_long(sets: Sequence[Sequence[object]]) -> bool:
     return len(sets) > SHOWN or any(len(one) > SHOWN_OF_SET for one in sets)
+
+
+def left_out_lines(left_out: Sequence[str]) -> list[str]:
+    """Images that the reader left out of every part."""
+    if not left_out:
+        return []
+    more = [f"  and {len(left_out) - SHOWN} more"] if len(left_out) > SHOWN else []
+    said = f"{len(left_out)} images were left out, since their copies are labelled differently:"
+    return [said, *(f"  {line}" for line in left_out[:SHOWN]), *more]
+
+
+def beside(looked: Looked, left_out: Sequence[str]) -> Problems:
+    """What was found of images where something else is wrong already, one sentence each: it is no less worth knowing
+    then."""
+    found = Problems("dataset")
+    for line in left_out:
+        found.add("images that were left out", f"dataset: one image, labelled differently and left out: {line}.")
+    for paths in looked.copies.conflicts:
+        found.add(
+            "images that are labelled differently", f"dataset: one image, labelled differently: {_listed(paths)}."
+        )
+    for one in looked.alike:
+        found.add("sets of images that look alike", f"dataset: look alike: {_set(one)}.")
+    for paths in looked.copies.agreeing:
+        found.add("images with copies", f"dataset: one image, several times: {_listed(paths)}.")
+    return found
 
 
 def shapes_lines(found: Shapes, images: int) -> list[str]:

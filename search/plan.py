@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from search.images_found import beside
 from search.outputs import unwritable
 from search.study import database_has
 from search.suitable import check_direction, check_metric, check_sources, check_strategy, check_task
@@ -23,12 +24,22 @@ from spaces.mistakes import Mistake, nearest
 from spaces.policy import Policy, policy, refuse_beyond
 from spaces.protocol import apply, with_warmup
 from trainables.augment import stored_at
-from trainables.data.audit import Alike, Copies, copies, look_at_images, refuse_damaged, refuse_unusable
+from trainables.data.audit import (
+    Alike,
+    Copies,
+    Looked,
+    look_at_files,
+    look_at_images,
+    refuse_bad,
+    refuse_damaged,
+)
 from trainables.data.manifest import Manifest
 from trainables.data.order import global_batches
 from trainables.data.parts import Progress, pixel_spec
 from trainables.data.pixels import PixelSpec, open_many
-from trainables.data.prepared import Prepared, prepare_for_audit
+from trainables.data.prepared import Prepared, divide
+from trainables.data.problems import Incomplete
+from trainables.data.readers import read
 from trainables.data.splits import lacking
 from trainables.object_store import ObjectFolder
 
@@ -113,6 +124,7 @@ def plan(
     config = resolve(config, base)
     problems: list[str] = []
     full: list[str] = []
+    labelled: dict[str, str] = {}  # images that can be used though the tables can't
 
     def attempt(check: Callable[[], T]) -> T | None:
         try:
@@ -120,6 +132,8 @@ def plan(
         except Mistake as mistake:
             problems.extend(mistake.sentences)
             full.extend(mistake.full)
+            if isinstance(mistake, Incomplete):
+                labelled.update(mistake.labelled)
             return None
 
     by_protocol = attempt(lambda: apply(config))
@@ -141,10 +155,9 @@ def plan(
         attempt(lambda: reachable(config.mlflow))
     storage_usable = not any(sentence.startswith("storage:") for sentence in problems)
     cache = config.cache_folder
-    listed = attempt(lambda: prepare_for_audit(config.dataset, cache, base)) if storage_usable else None
+    whole = attempt(lambda: read(config.dataset, cache, base)) if storage_usable else None
+    listed = attempt(lambda: divide(whole, config.dataset.split)) if whole is not None else None
     prepared = listed[0] if listed else None
-    if thorough and prepared is None and storage_usable:
-        attempt(lambda: check_files(config, problems, progress))
     first: list[Point] | None = []
     if prepared is not None:
         config = with_readers_defaults(config, prepared.manifest)
@@ -165,12 +178,22 @@ def plan(
                 attempt(lambda: decode(config, space, prepared, policies, progress))
                 if listed and not going_on:  # a final would stumble over them when it has opened the test
                     attempt(lambda: refuse_damaged(in_test(*listed[1:]), cache, progress))
-    alike = attempt(lambda: look_at_images(*listed[1:], cache, progress)) if thorough and listed else ()
+    looked: Looked | None = None
+    if thorough and whole is not None:  # where no split can be made, all rows, in the dataset's own parts
+        of = listed[1:] if listed else (whole, whole.official)
+        looked = attempt(lambda: _to_the_end(lambda: look_at_images(*of, cache, progress), problems))
+    elif thorough and storage_usable and not _wrong_settings(problems):
+        root = Path(config.dataset.root)
+        looked = attempt(lambda: _to_the_end(lambda: look_at_files(root, labelled, cache, progress), problems))
+    if looked:
+        attempt(lambda: refuse_bad(looked.bad, looked.images))
+    if looked and problems:
+        attempt(beside(looked, whole.left_out if whole is not None else ()).raise_if_any)
     if problems or space is None or prepared is None or first is None or concurrent is None:
         raise Mistake(*dict.fromkeys(problems), full=dict.fromkeys(full))
-    found = copies(listed[1]) if thorough and listed else None
     carved = lacking(listed[1], config.dataset.split) if listed else ()
-    return Plan(config, space, prepared, first, concurrent, alike or (), found, carved)
+    alike, found = (looked.alike, looked.copies) if looked else ((), None)
+    return Plan(config, space, prepared, first, concurrent, alike, found, carved)
 
 
 def in_test(manifest: Manifest, parts: np.ndarray) -> Manifest:
@@ -263,20 +286,25 @@ def policies_of(config: SearchConfig, space: Space, modality: str) -> list[Polic
     return found
 
 
-def check_files(config: SearchConfig, problems: list[str], progress: Progress | None) -> None:
-    """Looks at every image under the dataset's folder, unless it is the settings that are wrong (`problems`).
+def _to_the_end(look: Callable[[], Looked], problems: list[str]) -> Looked:
+    """Looks, unless the person has seen enough; what is known to be wrong by then (`problems`) is told all the same.
 
     Raises:
-        Mistake: images that can't be used; or not all were looked at, since the person had seen enough.
+        Mistake: not all images were looked at.
     """
-    if any(sentence.startswith(("dataset.root", "dataset.reader", "dataset.options")) for sentence in problems):
-        return
     try:
-        refuse_unusable(Path(config.dataset.root), progress)
+        return look()
     except KeyboardInterrupt:
+        if not problems:
+            raise
         raise Mistake(
             "dataset: interrupted before all images were looked at; further ones may be damaged, so start it again."
         ) from None
+
+
+def _wrong_settings(problems: list[str]) -> bool:
+    """Whether it is the settings that are wrong, so that nothing is known of where the images lie."""
+    return any(sentence.startswith(("dataset.root", "dataset.reader", "dataset.options")) for sentence in problems)
 
 
 def check_weights(config: SearchConfig) -> None:

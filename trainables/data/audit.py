@@ -11,12 +11,12 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from trainables.data.contents import cpus
+from trainables.data.contents import cpus, try_content_hashes
 from trainables.data.images import SUFFIXES, BadImage, Size, open_image, read_header
 from trainables.data.manifest import Manifest
 from trainables.data.near import Hashes, Progress, labels_numbered, looking_alike, perceptual_hashes, several
@@ -40,6 +40,9 @@ class Copies:
     """Paths of copies whose labels differ, copies of one image together."""
     agreeing: tuple[tuple[str, ...], ...] = ()
     """The same of those that are labelled alike."""
+
+
+NONE = Copies(0, 0, ())
 
 
 def copies(manifest: Manifest) -> Copies:
@@ -105,25 +108,37 @@ class Alike:
         return {part for _, part in self.images}
 
 
-def look_at_images(
-    manifest: Manifest, parts: np.ndarray, cache: Path, progress: Progress | None = None
-) -> tuple[Alike, ...]:
+@dataclass(frozen=True)
+class Looked:
+    """What was seen of a dataset's images, all of them decoded once."""
+
+    images: int
+    bad: dict[str, str]
+    """Paths of those that can't be used, and why, as a clause."""
+    copies: Copies
+    """Among the others."""
+    alike: tuple[Alike, ...]
+    """The same: those first that the split tears apart, then those whose labels differ, then by size."""
+
+
+def look_at_images(manifest: Manifest, parts: np.ndarray, cache: Path, progress: Progress | None = None) -> Looked:
     """Decodes every image once that isn't known from an earlier look at the same bytes, of the test too, and keeps
     nothing of it but a perceptual hash.
 
     Args:
-        parts: [N] str, the part of the split that each row is in.
+        parts: [N] str, the part of the split that each row is in, "" for none.
         cache: folder under which hashes are remembered by content.
         progress: called with (images done, images).
 
-    Returns:
-        Sets of images that look alike: those first that the split tears apart, then those whose labels differ, then by
-        size.
-
     Raises:
-        Mistake: files that can't be used, by their paths relative to root, or a cache that can't be written.
+        Mistake: a cache that can't be written.
     """
-    hashes = refuse_damaged(manifest, cache, progress)
+    hashes = perceptual_hashes(manifest.root, manifest.paths, manifest.contents, cache, progress)
+    good = np.setdiff1d(np.arange(len(manifest)), list(hashes.bad))
+    return Looked(len(manifest), _bad(manifest, hashes), copies(manifest.take(good)), _alike(manifest, parts, hashes))
+
+
+def _alike(manifest: Manifest, parts: np.ndarray, hashes: Hashes) -> tuple[Alike, ...]:
     alike = looking_alike(hashes, manifest.contents)
     if not (alike >= 0).any():
         return ()
@@ -136,27 +151,61 @@ def look_at_images(
     return tuple(sorted(found, key=lambda a: (len(a.parts) < 2, not a.labels_differ, -len(a.images), a.images[0])))
 
 
-def refuse_damaged(manifest: Manifest, cache: Path, progress: Progress | None = None) -> Hashes:
+def look_at_files(root: Path, labelled: Mapping[str, str], cache: Path, progress: Progress | None = None) -> Looked:
+    """Of a dataset whose tables are too wrong to say which images it needs: decodes every image file under its folder,
+    and looks for copies and for images that look alike among those whose rows can be used.
+
+    Args:
+        labelled: paths of these relative to root, and how each is labelled.
+
+    Raises:
+        Mistake: a cache that can't be written.
+    """
+    paths = sorted(labelled)
+    contents = try_content_hashes(root, paths, cache, Problems("dataset"))  # unreadable ones are told with all files
+    read = [(path, str(content)) for path, content in zip(paths, contents, strict=True) if content]
+    others = sorted(set(_image_files(root)) - {path for path, _ in read})
+    total = len(others) + len(read)
+    bad = unusable(root, others, lambda done, _: progress(done, total) if progress else None)
+    if not read:
+        return Looked(total, bad, NONE, ())
+    words = sorted(set(labelled.values()))
+    manifest = Manifest(
+        root=root,
+        classes=tuple(words),
+        metric="accuracy",  # as good as any: nothing is evaluated
+        paths=np.array([path for path, _ in read], dtype=np.str_),
+        contents=(known := np.array([content for _, content in read], dtype=np.str_)),
+        labels=np.array([words.index(labelled[path]) for path, _ in read], dtype=np.int64),
+        groups=known,
+    )
+    found = look_at_images(
+        manifest, manifest.official, cache, lambda done, _: progress(len(others) + done, total) if progress else None
+    )
+    return replace(found, images=total, bad={**found.bad, **bad})
+
+
+def refuse_damaged(manifest: Manifest, cache: Path, progress: Progress | None = None) -> None:
     """Decodes every image once that isn't known from an earlier look at the same bytes, for its perceptual hash.
 
     Raises:
         Mistake: files that can't be used, by their paths relative to root, or a cache that can't be written.
     """
     hashes = perceptual_hashes(manifest.root, manifest.paths, manifest.contents, cache, progress)
-    _refuse({str(manifest.paths[row]): reason for row, reason in hashes.bad.items()}, len(manifest), "images")
-    return hashes
+    refuse_bad(_bad(manifest, hashes), len(manifest))
 
 
-def refuse_unusable(root: Path, progress: Progress | None = None) -> None:
-    """Decodes every image file under a folder, for a dataset whose tables are too wrong to say which ones it needs.
+def _bad(manifest: Manifest, hashes: Hashes) -> dict[str, str]:
+    return {str(manifest.paths[row]): reason for row, reason in hashes.bad.items()}
+
+
+def unusable(root: Path, files: Sequence[str], progress: Progress | None = None) -> dict[str, str]:
+    """Decodes image files; paths of those that can't be used, and why.
 
     Args:
+        files: relative to root.
         progress: called with (files done, files).
-
-    Raises:
-        Mistake: files that can't be used, by their paths relative to root.
     """
-    files = sorted(_image_files(root))
 
     def look(path: str) -> str | None:
         try:
@@ -173,13 +222,21 @@ def refuse_unusable(root: Path, progress: Progress | None = None) -> None:
             bad[path] = reason
         if progress is not None and (done % A_STEP == 0 or done == len(files)):
             progress(done, len(files))
-    _refuse(bad, len(files), "image files under its folder")
+    return bad
 
 
-def _refuse(bad: Mapping[str, str], among: int, what: str) -> None:
+def refuse_bad(bad: Mapping[str, str], among: int) -> None:
+    """
+    Args:
+        bad: paths of images that can't be used, and why.
+        among: how many were looked at.
+
+    Raises:
+        Mistake: there are some, with counts.
+    """
     problems = Problems("dataset")
     if bad:
-        sentence = f"dataset: {len(bad)} of the {among} {what} can't be used; repair them, or take them out."
+        sentence = f"dataset: {len(bad)} of the {among} images can't be used; repair them, or take them out."
         problems.add("counts of bad images", sentence)
     for path, reason in sorted(bad.items()):
         problems.add("images that can't be used", f"{printable(path)}: {reason}.")

@@ -41,6 +41,16 @@ def content_hashes(root: Path, paths: Sequence[str], cache: Path, workers: int =
     Raises:
         Mistake: files that can't be read, or a cache that can't be written.
     """
+    problems = Problems("dataset")
+    contents = try_content_hashes(root, paths, cache, problems, workers)
+    problems.raise_if_any()
+    return contents
+
+
+def try_content_hashes(
+    root: Path, paths: Sequence[str], cache: Path, problems: Problems, workers: int = 0
+) -> np.ndarray:
+    """As `content_hashes`, but empty for files that can't be read, which are added to `problems`."""
     name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:32]
     memory = Memory(cache / "contents" / f"{name}.sqlite", "contents", ("path", "size", "mtime_ns", "content"))
     known: dict[str, tuple[int, int, str]] = {path: (size, at, content) for path, size, at, content in memory.rows()}
@@ -60,7 +70,6 @@ def content_hashes(root: Path, paths: Sequence[str], cache: Path, workers: int =
     def look_at_several(some: Sequence[str]) -> list[tuple[int, int, str] | OSError]:
         return [look(path) for path in some]
 
-    problems = Problems("dataset")
     fresh: list[tuple[str, int, int, str]] = []
     contents: list[str] = []
     now = time.time_ns()
@@ -72,11 +81,11 @@ def content_hashes(root: Path, paths: Sequence[str], cache: Path, workers: int =
                 problems.add(
                     "files that can't be read", f"{path}: can't be read ({seen.strerror}); give this user the right to."
                 )
+                contents.append("")
                 continue
             contents.append(seen[2])
             if known.get(path) != seen and now - seen[1] > SETTLED_NS:
                 fresh.append((path, *seen))
-    problems.raise_if_any()
     memory.add(fresh)
     return np.array(contents, dtype=np.str_)
 

@@ -73,6 +73,9 @@ class Manifest:
     """Each [N] str, "" where it isn't known: what results are broken down by (sex, age, view, source, density)."""
     crop: Crop = "none"
     """The dataset's own default of how images are cut before they are resized."""
+    left_out: tuple[str, ...] = ()
+    """What was left out of every part for labels that contradict each other: of each image its files and their labels,
+    as the end of a sentence. Never leaves this machine."""
 
     def __post_init__(self) -> None:
         rows = len(self.paths)
@@ -171,6 +174,7 @@ class Manifest:
             "caveats": list(self.caveats),
             "combine": self.combine,
             "crop": self.crop,
+            "left_out": list(self.left_out),
         }
         archive = io.BytesIO()
         arrays = {name: getattr(self, name) for name in _ARRAYS}
@@ -212,6 +216,7 @@ class Manifest:
                 caveats=tuple(meta.get("caveats", ())),  # none in files that came before them
                 combine=meta["combine"],
                 crop=meta["crop"],
+                left_out=tuple(meta.get("left_out", ())),
                 attributes={
                     name.removeprefix(_ATTRIBUTE): archive[name] for name in archive if name.startswith(_ATTRIBUTE)
                 },

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from spaces.config import FORMAT, DatasetConfig
+from spaces.config import FORMAT, DatasetConfig, SplitConfig
 from spaces.mistakes import Mistake
 from spaces.strict import digest
 from trainables.data.manifest import Manifest
@@ -129,13 +129,21 @@ def prepare(config: DatasetConfig, cache: Path, base: Path | None) -> Prepared:
 
 
 def prepare_for_audit(config: DatasetConfig, cache: Path, base: Path | None) -> tuple[Prepared, Manifest, np.ndarray]:
-    """As `prepare`, with the manifest of all rows that are in a part, of the test too, and each row's part, [N] str:
-    train, validation or test; with folds, the number of its fold or test.
+    """As `prepare`, with what `divide` adds."""
+    return divide(read(config, cache, base), config.split)
+
+
+def divide(whole: Manifest, config: SplitConfig) -> tuple[Prepared, Manifest, np.ndarray]:
+    """A whole manifest, split; with the manifest of all rows that are in a part, of the test too, and each row's part,
+    [N] str: train, validation or test; with folds, the number of its fold or test.
 
     For looking at files: that an image can be decoded, or looks like another, says nothing of how well it is
     recognised. The test stays sealed.
+
+    Raises:
+        Mistake: what can't be split without a leak.
     """
-    whole, parts = _read_and_split(config, cache, base)
+    parts = split(whole, config)
     rows = np.union1d(parts.train, parts.validation)
 
     def within(part: np.ndarray) -> np.ndarray:

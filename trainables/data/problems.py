@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from spaces.mistakes import Mistake
 
 SHOWN = 10  # of a kind are printed; then a count
+
+
+class Incomplete(Mistake):
+    """What is wrong with a dataset, some of whose rows can be used in spite of it."""
+
+    def __init__(self, *sentences: str, full: Iterable[str], labelled: Mapping[str, str]) -> None:
+        """`labelled`: paths relative to root of the images that can be used, and how each is labelled."""
+        super().__init__(*sentences, full=full)
+        self.labelled = labelled
 
 
 class Problems:
@@ -37,10 +48,13 @@ class Problems:
                 shown.append(f"{self.where}: {len(sentences) - SHOWN} more {kind} ({len(sentences)} in all).")
         return shown
 
-    def raise_if_any(self) -> None:
+    def raise_if_any(self, labelled: Mapping[str, str] | None = None) -> None:
         """
+        Args:
+            labelled: images that can be used all the same; see `Incomplete`.
+
         Raises:
             Mistake: with what is `shown`; its `full` are all sentences.
         """
         if self._sentences:
-            raise Mistake(*self.shown, full=self.full)
+            raise Incomplete(*self.shown, full=self.full, labelled=labelled or {})

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from spaces.mistakes import Mistake
 from trainables.data import audit
-from trainables.data.audit import copies, refuse_unusable, shapes
+from trainables.data.audit import Alike, copies, look_at_files, refuse_bad, shapes
 from trainables.data.manifest import Manifest
 
 
@@ -55,21 +56,40 @@ def test_sizes_and_modes(
     assert shapes(manifest).looked_at == 3, "every second one of a dataset that is larger than the most looked at"
 
 
-def test_every_file_that_cannot_be_used_is_told(tmp_path: Path, write_image: Callable[..., Path]) -> None:
+def test_every_file_that_cannot_be_used_is_told(tmp_path: Path, cache: Path, write_image: Callable[..., Path]) -> None:
+    root = tmp_path / "data"
     for index in range(20):
-        write_image(tmp_path / "deep" / f"{index}.png", index)
+        write_image(root / "deep" / f"{index}.png", index)
     seen: list[tuple[int, int]] = []
-    refuse_unusable(tmp_path, lambda done, total: seen.append((done, total)))
-    assert seen == [(16, 20), (20, 20)]
-    whole = (tmp_path / "deep" / "3.png").read_bytes()
+    whole = look_at_files(root, {}, cache, lambda done, total: seen.append((done, total)))
+    assert seen == [(16, 20), (20, 20)] and (whole.images, whole.bad) == (20, {})
+    content = (root / "deep" / "3.png").read_bytes()
     for index in range(12):
-        (tmp_path / f"cut{index:02d}.PNG").write_bytes(whole[:-60])
-    (tmp_path / "page.jpg").write_text("<html>")
-    (tmp_path / "notes.txt").write_text("no image")
-    (tmp_path / "._hidden.png").write_text("no image either")
+        (root / f"cut{index:02d}.PNG").write_bytes(content[:-60])
+    (root / "page.jpg").write_text("<html>")
+    (root / "notes.txt").write_text("no image")
+    (root / "._hidden.png").write_text("no image either")
+    found = look_at_files(root, {}, cache)
     with pytest.raises(Mistake) as caught:
-        refuse_unusable(tmp_path)
-    assert caught.value.sentences[0].startswith("dataset: 13 of the 33 image files")
+        refuse_bad(found.bad, found.images)
+    assert caught.value.sentences[0].startswith("dataset: 13 of the 33 images")
     assert any("3 more images" in sentence for sentence in caught.value.sentences)
     assert len(caught.value.full) == 14 and any(s.startswith("page.jpg: not an image") for s in caught.value.full)
     assert sum("truncated" in sentence or "damaged" in sentence for sentence in caught.value.full) == 12
+
+
+def test_rows_that_can_be_used_are_compared_whatever_else_is_wrong(
+    tmp_path: Path, cache: Path, write_image: Callable[..., Path]
+) -> None:
+    root = tmp_path / "data"
+    for name, value in (("a", 0), ("b", 0), ("c", 1), ("d", 1), ("e", 2), ("not labelled", 0)):
+        write_image(root / f"{name}.png", value)
+    Image.open(root / "e.png").save(root / "f.tif")  # the same pixels in other bytes
+    for name in ("cut.png", "cut too.png"):
+        (root / name).write_bytes((root / "e.png").read_bytes()[:-60])
+    labels = {"a.png": "x", "b.png": "y", "c.png": "x", "d.png": "x", "e.png": "x", "f.tif": "y", "cut.png": "x"}
+    seen: list[tuple[int, int]] = []
+    found = look_at_files(root, labels, cache, lambda done, total: seen.append((done, total)))
+    assert found.images == 9 and sorted(found.bad) == ["cut too.png", "cut.png"] and seen[-1] == (9, 9)
+    assert found.copies.conflicts == (("a.png", "b.png"),) and found.copies.agreeing == (("c.png", "d.png"),)
+    assert found.alike == (Alike((("e.png", ""), ("f.tif", "")), 2, True),)

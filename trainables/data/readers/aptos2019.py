@@ -58,7 +58,7 @@ def read(root: Path, options: Options, cache: Path) -> Manifest:
     safe = Root(root)
     for table_name, folder, part in _copy(root):
         rows += _rows(root, safe, table_name, folder, part, problems)
-    problems.raise_if_any()
+    problems.raise_if_any({path: GRADES[grade] for path, grade, _ in rows})
     rows.sort()
     paths = [path for path, _, _ in rows]
     manifest = Manifest(
@@ -141,11 +141,17 @@ def _without_conflicts(manifest: Manifest, options: Options) -> Manifest:
             listed = ", ".join(f"{manifest.paths[row]} (grade {manifest.labels[row]})" for row in rows[:10])
             problems.add("conflicts", f"aptos2019: the same image has different grades, expected one: {listed}.")
         problems.add("remedies", "aptos2019: correct the grades, or write conflicts: drop to leave such images out.")
-        problems.raise_if_any()
+        grades_of = zip(manifest.paths.tolist(), manifest.labels.tolist(), strict=True)
+        problems.raise_if_any({path: GRADES[grade] for path, grade in grades_of})
     caveats = manifest.caveats
     if conflicting:
         caveats += (
             f"aptos2019: {int((~keep).sum())} images left out of every part: "
             f"{len(conflicting)} contents stand under different grades.",
         )
-    return replace(manifest.take(keep), notes=tuple(notes), caveats=caveats)
+    lines: dict[str, list[str]] = {}
+    for row in np.flatnonzero(~keep):
+        shown = f"{manifest.paths[row]} ({GRADES[manifest.labels[row]]})"
+        lines.setdefault(str(manifest.contents[row]), []).append(shown)
+    left_out = tuple(", ".join(images) for images in lines.values())
+    return replace(manifest.take(keep), notes=tuple(notes), caveats=caveats, left_out=left_out)

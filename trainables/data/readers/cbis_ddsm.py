@@ -85,12 +85,15 @@ def read(root: Path, options: Options, cache: Path) -> Manifest:
     ]
     used = [lesion for lesion in every if options.abnormality in (lesion.kind, "both")]
     by_path = _images(files, used, options, problems) if files.copy else {}
-    problems.raise_if_any()
     paths = sorted(by_path)
     images = [by_path[path] for path in paths]
     malignant = {lesion.breast for lesion in every if lesion.malignant}
     views = {(lesion.breast, lesion.view) for lesion in used if lesion.malignant}
     whole = options.image == "whole"
+    labels = [
+        (rows[0].breast, rows[0].view) in views if whole else any(row.malignant for row in rows) for rows in images
+    ]
+    problems.raise_if_any({path: CLASSES[label] for path, label in zip(paths, labels, strict=True)})
     tested = {lesion.patient for lesion in used if lesion.part == "test"}
     return Manifest(
         root=root,
@@ -100,13 +103,7 @@ def read(root: Path, options: Options, cache: Path) -> Manifest:
         policy="mammography",
         paths=np.array(paths, dtype=np.str_),
         contents=content_hashes(root, paths, cache),
-        labels=np.array(
-            [
-                (rows[0].breast, rows[0].view) in views if whole else any(row.malignant for row in rows)
-                for rows in images
-            ],
-            dtype=np.int64,
-        ),
+        labels=np.array(labels, dtype=np.int64),
         groups=np.array([rows[0].patient for rows in images], dtype=np.str_),
         official=np.array(["test" if rows[0].patient in tested else "train" for rows in images], dtype=np.str_),
         notes=_notes(images, whole),

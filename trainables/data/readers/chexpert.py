@@ -99,7 +99,7 @@ def read_tables(root: Path, options: Options) -> tuple[list[Rows], list[str]]:
     if options.rows == "valid":
         listing = Listing(root, [f"{images}valid"])
         valid = _labelled(root, f"{tables}valid.csv", images, "valid", classes, listing, problems)
-        problems.raise_if_any()
+        problems.raise_if_any(_usable([valid]))
         return [_of_views(valid, options.views)], ["chexpert: valid.csv alone (rows: valid)."]
     test_table = next((name for name in _TESTS if (root / tables / name).is_file()), None)
     official_test = test_table is not None and (root / images / "test").is_dir()
@@ -115,8 +115,18 @@ def read_tables(root: Path, options: Options) -> tuple[list[Rows], list[str]]:
         parts.append(_labelled(root, f"{tables}valid.csv", images, "valid", classes, listing, problems))
         lacking = f"{test_table} lies there without test/" if test_table else f"no {' or '.join(_TESTS)}"
         notes.append(f"chexpert: valid.csv is the test, since there is no official one ({lacking}).")
-    problems.raise_if_any()
+    problems.raise_if_any(_usable(parts))
     return [_of_views(rows, options.views) for rows in parts], notes
+
+
+def _usable(parts: list[Rows]) -> dict[str, str]:
+    """Paths of the rows that can be used, and what is said of their findings."""
+    return {
+        path: " ".join(map(str, findings))
+        for rows in parts
+        for path, findings in zip(rows.paths, rows.findings.tolist(), strict=True)
+        if path and _BAD not in findings
+    }
 
 
 def assemble(root: Path, parts: list[Rows], contents: np.ndarray, options: Options, notes: list[str]) -> Manifest:
@@ -224,8 +234,10 @@ def _paths(
             if first.setdefault(path, row) != row:
                 sentence = f'{table.name} row {row}: "{path}" stands in row {first[path]} already; keep one of the two.'
                 problems.add("repeated paths", sentence)
+                path = ""
             elif reason := listing.problem(path):
                 problems.add("images that can't be used", f'{table.name} row {row}: "{path}" {reason}.')
+                path = ""
         paths.append(path)
         patients.append(patient)
         studies.append(study)

@@ -68,7 +68,8 @@ def read(root: Path, options: Options, cache: Path) -> Manifest:
     classes = options.classes or tuple(sorted(set(labels) - {""}))
     _check_labels(table, options.label, classes, problems)
     official = _official(table, options.split, problems)
-    problems.raise_if_any()
+    usable = zip(paths, labels, strict=False)  # where there is no such column, none is
+    problems.raise_if_any({path: label for path, label in usable if path and label in classes})
 
     order = sorted(range(len(paths)), key=paths.__getitem__)
     ordered = [paths[i] for i in order]
@@ -102,12 +103,13 @@ def read(root: Path, options: Options, cache: Path) -> Manifest:
 
 
 def _paths(table: Table, column: str, root: Root, problems: Problems) -> list[str]:
+    """Of each row, empty where it can't be used."""
     first: dict[str, int] = {}
     paths = []
     for row, cell in table.cells(column):
         where = f"{table.name} row {row}"
         path = str(PurePosixPath(cell)) if cell else ""
-        paths.append(path)
+        before = len(problems)
         if not cell:
             problems.add("empty paths", f"{where}: {column} is empty, expected an image's path.")
         elif path in first:
@@ -117,6 +119,7 @@ def _paths(table: Table, column: str, root: Root, problems: Problems) -> list[st
         elif reason := root.problem(path):
             problems.add("images that can't be used", f'{where}: "{path}" {reason}.')
         first.setdefault(path, row)
+        paths.append(path if len(problems) == before else "")
     return paths
 
 

@@ -86,7 +86,7 @@ def read(root: Path, options: Options, cache: Path) -> Manifest:
             "datasets of one class", f'dataset: only images of class "{names[0]}"; expected two classes or more.'
         )
     groups = _groups(paths, options.groups, problems)
-    problems.raise_if_any()
+    problems.raise_if_any(dict(zip(paths, names, strict=True)))
 
     order = sorted(range(len(paths)), key=paths.__getitem__)
     ordered = [paths[i] for i in order]

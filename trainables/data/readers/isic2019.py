@@ -78,7 +78,7 @@ def read(root: Path, options: Options, cache: Path) -> Manifest:
     images = _part(root, "Training", problems, notes, caveats)
     if options.test == "official":
         images += _part(root, "Test", problems, notes, caveats)
-    problems.raise_if_any()
+    problems.raise_if_any({image.path: CLASSES[image.label] for image in images})
     images.sort(key=lambda image: image.path)
     paths = [image.path for image in images]
     contents = content_hashes(root, paths, cache)

@@ -76,7 +76,7 @@ def try_table(root: Path, name: str, needed: Iterable[str], problems: Problems, 
                 of_column.append(known.setdefault(cell, cell))
     if blank == len(records) - 1:
         problems.add("empty tables", f"{said}: has a header but no rows; expected a row for each image.")
-    return Table(said, dict(zip(header, columns, strict=True)), rows)
+    return Table(said, dict(zip(reversed(header), reversed(columns), strict=True)), rows)  # of repeated ones the first
 
 
 def _records(root: Path, name: str, problems: Problems, said: str) -> list[list[str]]:
