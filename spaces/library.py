@@ -62,6 +62,7 @@ def assemble(config: SearchConfig) -> Space:
     if problems:
         raise Mistake(*problems)
     _merge(merged, config.space)
+    _leave_out_beyond_depth(merged, config.space, specs)
 
     dimensions: list[AnyDimension] = []
     fixed: Point = {}
@@ -184,6 +185,20 @@ def _merge(merged: Definitions, changes: Mapping[str, Any]) -> None:
                 base = {"when": base["when"]} if "when" in base else {}
             change = {**base, **change}
         merged[key] = change
+
+
+def _leave_out_beyond_depth(merged: Definitions, own: Mapping[str, Any], specs: list[BackboneSpec]) -> None:
+    """Shipped numbers of trained blocks aren't for backbones that haven't as many. The person's `own` stay, to be
+    refused."""
+    name = "trained_blocks"
+    for spec in specs:
+        key = next((key for key in (f"{name}@{spec.name}", f"{name}@{spec.family}", name) if key in merged), name)
+        definition = _mapping(merged.get(key))
+        if "choice" not in definition or "choice" in _mapping(own.get(key)):
+            continue
+        fitting = [value for value in definition["choice"] if not isinstance(value, int) or value < spec.blocks]
+        if len(fitting) < len(definition["choice"]):
+            merged[f"{name}@{spec.name}"] = {**definition, "choice": fitting}
 
 
 def _check_conditions(dimensions: list[AnyDimension], fixed: Point) -> list[str]:

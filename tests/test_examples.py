@@ -3,6 +3,8 @@
 `make test` checks them and runs the one in Python; `make test-faults` searches all.
 """
 
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from search.plan import plan
 from search.settings import load
 from spaces.library import assemble, first_points
 from tests.search.conftest import SETTINGS, status, succeed, write_digits
@@ -87,6 +90,26 @@ def test_a_large_example_has_a_space(name: str) -> None:
     space = assemble(config)
     assert first_points(config, space, 20_000), "something an expert would start from"
     READERS[name].options.parse(config.dataset.options, "options")
+
+
+@pytest.mark.parametrize("name", sorted({*MAKE, *LARGE, "seven_families"}))
+def test_it_can_be_tried_without_weights_or_accelerator(
+    name: str, tmp_path: Path, write_image: Callable[..., Path]
+) -> None:
+    """With README's own line."""
+    [line] = re.findall("^--set .*$", (EXAMPLES.parent / "README.md").read_text(), re.MULTILINE)
+    changes = [word for word in shlex.split(line) if word != "--set"]
+    settings = tmp_path / f"{name}.yaml"
+    settings.write_text((EXAMPLES / f"{name}.yaml").read_text())
+    if name in LARGE:
+        good, _ = DATASETS[name]
+        good(tmp_path / load(settings).dataset.root, write_image)
+    else:
+        MAKE.get(name, folder)(tmp_path)
+    config = load(settings, [*changes, f"storage={tmp_path / 'runs'}"])
+    planned = plan(config, tmp_path, decoded=False)
+    assert planned.config.backbones == ("dinov2_tiny",) and not planned.config.resources.accelerators
+    assert set(planned.space.offered("trained_blocks")) <= {0, 1, "all"}
 
 
 @pytest.mark.parametrize("name", MAKE)
