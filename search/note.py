@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from search.disclosure import NAME, SearchFacts, public_value
 from search.record import State, Trial
-from search.trial_text import value_text
+from search.trial_text import parameters_text, value_text
 
 
 def note(
@@ -34,7 +34,8 @@ def note(
         lines.append("No complete trial yet.")
     else:
         chosen = {k: v for k, v in winner.point.items() if search.searched is None or k in search.searched}
-        what = ", ".join(f"{k} {public_value(v)}" for k, v in chosen.items() if NAME.fullmatch(k))
+        public = {k: v if isinstance(v, float) else public_value(v) for k, v in chosen.items() if NAME.fullmatch(k)}
+        what = parameters_text(public)
         of_fold = int(search.settings.get("budget.epochs", winner.done))
         lines.append(
             f"Best so far: trial {winner.number}, {search.metric} {value_text(winner, search.metric, of_fold)}: {what}."
