@@ -156,7 +156,9 @@ def plan(
     storage_usable = not any(sentence.startswith("storage:") for sentence in problems)
     cache = config.cache_folder
     whole = attempt(lambda: read(config.dataset, cache, base)) if storage_usable else None
-    listed = attempt(lambda: divide(whole, config.dataset.split)) if whole is not None else None
+    listed = None
+    if whole is not None and by_protocol is not None:  # without the protocol's, the split would be another one
+        listed = attempt(lambda: divide(whole, config.dataset.split))
     prepared = listed[0] if listed else None
     first: list[Point] | None = []
     if prepared is not None:

@@ -284,6 +284,10 @@ def _place(key: str, definition: Any, dimensions: list[AnyDimension], fixed: Poi
     if definition is None:
         return
     if not isinstance(definition, Mapping):
+        if isinstance(definition, list | tuple):
+            raise ValueError(f"expected one value, found {definition}; write {{choice: {definition}}} to search these")
+        if not isinstance(definition, bool | int | float | str):
+            raise ValueError(f"expected a number or a word, found {definition}")
         if scope or when:
             dimensions.append(Choice(name=name, scope=scope, when=when, choices=(definition,)))
         else:

@@ -19,6 +19,11 @@ from spaces.strict import Strict
 LEVELS = 3
 FORCE, LIMITS = "force", "limits"
 WHERE = "dataset.augmentation"
+ELSEWHERE = {
+    **dict.fromkeys(("vertical_flip", "flip_vertical", "vflip"), "upright: false, which flips top and bottom too"),
+    **dict.fromkeys(("horizontal_flip", "flip_horizontal", "hflip"), "flip: true, which flips left and right"),
+}
+"""What ranges are called in other libraries, and how they are written here."""
 
 
 class Policy(Strict):
@@ -116,6 +121,9 @@ def policy(name: str, changes: Mapping[str, Any] | None = None) -> Policy:
         for field in forced
         if field not in own
     ]
+    for field in own.keys() & ELSEWHERE.keys():
+        problems.append(f'{WHERE}: unknown key "{field}"; write {ELSEWHERE[field]}, or leave it out.')
+        del own[field]
     try:
         changed = Policy.parse({**policies()[name].plain(), **own}, WHERE)
     except Mistake as mistake:

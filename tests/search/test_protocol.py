@@ -192,3 +192,18 @@ def test_the_copy_without_the_papers_table_is_refused(fundus: Path) -> None:
     settings = config("aptos2019", weights="random", storage=str(fundus / "runs"), mlflow="off")
     with pytest.raises(Mistake, match=r"dataset\.split\.rows: only the training images"):
         plan(settings, fundus)
+
+
+def test_another_mistake_says_nothing_of_a_split_that_is_not_the_papers(fundus: Path) -> None:
+    """Which copies cross the dataset's own parts doesn't matter where the paper divides train_1.csv alone."""
+    grades = [dict(csv.reader((fundus / "data" / name).open())) for name in ("train_1.csv", "test.csv")]
+    train, test = (next(code for code, grade in of.items() if grade == "2") for of in grades)
+    images = fundus / "data"
+    (images / "test_images" / f"{test}.png").write_bytes((images / "train_images" / f"{train}.png").read_bytes())
+    settings = config("aptos2019", weights="random", storage=str(fundus / "runs"), mlflow="off", space={"mixup": 0.2})
+    for thorough in (False, True):
+        with pytest.raises(Mistake) as caught:
+            plan(settings, fundus, thorough=thorough)
+        [contradiction, *others] = caught.value.sentences
+        assert contradiction == "space: mixup: is 0.2, but protocol: paper has 0.0; leave it out."
+        assert not any("official split" in sentence for sentence in others)

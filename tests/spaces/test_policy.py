@@ -61,6 +61,8 @@ def test_what_is_allowed_is_laid_over_the_named_policy() -> None:
         ({"flip": True, "force": [3]}, ["expected a list"]),
         ({"flip": True, "force": ["upright"]}, ["isn't among"]),
         ({"upright": False, "hue": 0.3}, ["gravity", "grey"]),
+        ({"vertical_flip": {"choice": [True]}}, ["write upright: false"]),
+        ({"hflip": 0.5, "rotate": 500}, ["write flip: true", "180"]),
     ],
 )
 def test_mistakes_in_ranges(changes: dict[str, Any], words: list[str]) -> None:

@@ -95,6 +95,8 @@ def test_left_out_is_the_trials_own_default() -> None:
 @pytest.mark.parametrize(
     ("change", "word"),
     [
+        ({"space": {"level": [0, 1]}}, "level: expected one value, found [0, 1]; write {choice: [0, 1]}"),
+        ({"space": {"level@mae": [0, 1]}}, "level@mae: expected one value, found [0, 1]"),
         ({"space": {"hed_lr": 1}}, 'Did you mean "head_lr"'),
         ({"space": {"resolution@mae_tiny": 60}}, "multiples of 16"),
         ({"space": {"trained_blocks": 2}}, "2 blocks"),
