@@ -148,7 +148,7 @@ def test_a_metric_over_classes_that_were_chosen() -> None:
     ("changes", "word"),
     [
         ({"classes_averaged": ["a", "a"]}, "twice"),
-        ({"classes_averaged": []}, "at least 1"),
+        ({"classes_averaged": []}, "1 or more entries"),
         ({"comparison": {"margin": 0}}, "greater than 0"),
         ({"comparison": {"margins": 0.1}}, 'Did you mean "margin"'),
         ({"operating_point": {"target": "recall"}}, "operating_point.target"),
