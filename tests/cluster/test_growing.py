@@ -13,7 +13,7 @@ from tests.cluster.test_nodes import busy
 from tests.faults.searches import check_whole, epochs_in, fixed_list, wait_until, written
 from trainables.trial_files import END, trial_folder
 
-TRIALS, EPOCHS, VIEWS = 6, 400, 2
+TRIALS, EPOCHS, VIEWS = 6, 1600, 2  # trials that take longer than a new node's first worker to start
 KIND = "--labels=kind=trainer"
 SPACE = {
     "trained_blocks": 0, "head": "attentive", "adapter": None, "batch_size": 16, "level": 1, "views": VIEWS,
