@@ -17,7 +17,7 @@ from search.record import Trial
 from tests.cluster.hosts import RAY, Cluster, Host, network, with_token
 from tests.faults.searches import check_complete, check_whole, epochs_in, fixed_list, ran, values, wait_until, written
 from tests.search.conftest import status, succeed
-from trainables.trial_files import trial_folder
+from trainables.trial_files import CHECKPOINTS, trial_folder
 from trainables.trials import PAUSE
 
 TRIALS, EPOCHS, IMAGES = 6, 60, 200
@@ -158,7 +158,7 @@ def trials_of(found: SearchFolder) -> list[Trial]:
 
 def unsaved(found: SearchFolder, trial: Trial) -> float:
     """Seconds of an unfinished trial's training that no checkpoint holds, by what it reported last."""
-    kept = trial_folder(found.path, trial.number).glob("epoch-*")
+    kept = (trial_folder(found.path, trial.number) / CHECKPOINTS).glob("epoch-*")
     return max(0.0, trial.epochs[max(trial.epochs)].time - max(path.stat().st_mtime for path in kept))
 
 
