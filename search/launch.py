@@ -188,7 +188,7 @@ def _run(
         started = time.perf_counter()
         with chatter_to(found.log):
             from search.scheduler import Driver
-            from trainables.trials import halt
+            from trainables.trial_files import halt
 
             _take_back_full_disk(found, study.trials)
             tracked = time.perf_counter()

@@ -47,10 +47,11 @@ TORCHES = ("torch", "ray", "mlflow", "pandas", "sklearn", "scipy")
         ("search.cli", ("numpy", "optuna", *TORCHES)),
         ("spaces.library", ("numpy", "optuna", *TORCHES)),
         ("search.commands, search.status", TORCHES),
+        ("search.launch, search.scheduler, trainables.job", ("timm", "torchvision", "trainables.model", "mlflow")),
     ],
 )
 def test_light_imports(module: str, heavy: tuple[str, ...]) -> None:
-    """Help is there at once, and looking at a search soon."""
+    """Help is there at once, and looking at a search soon; a driver doesn't wait for what only training needs."""
     code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -23,10 +23,10 @@ from benchmarks.search.inside import Costs
 from benchmarks.search.kept import Kept, OutOfTime
 from benchmarks.search.ours import ListSampler, settings
 from benchmarks.search.outcome import Done, Outcome, agreement
-from benchmarks.search.plain import Setting
 from benchmarks.search.regimes import REGIMES, Recorded, Regime, ceiling, recorded, scaled, stratum, tenth
 from benchmarks.search.replay import Order
 from benchmarks.search.replayed import _ratios
+from benchmarks.search.setting import Setting
 from search.record import Trial
 from search.scheduler import Driver
 from search.study import Study, open_storage

@@ -4,6 +4,9 @@ Everything a job does is told to the driver by `tune.report`, as one JSON text u
 nested): a list of {"trial": number, "epoch": {...}} after an epoch, {"trial": number, "end": {...}} when a trial is
 over, or both. The driver writes the record. Trials of one job train their heads in one pass; the driver stops one of
 them by a file in its folder, since Tune can only stop a job.
+
+The driver imports this module to name what is to be run, so that what trains is imported where it runs: torch and timm
+take a driver ten seconds that nothing would use.
 """
 
 from __future__ import annotations
@@ -13,17 +16,15 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
-import torch
 from ray import tune
 from ray.util.queue import Empty, Queue
 
-from trainables import final_run, trials
-from trainables.final_run import RunOrder
-from trainables.place import Place
-from trainables.trials import Message
+if TYPE_CHECKING:
+    from trainables.place import Place
+    from trainables.trials import Message
 
 MESSAGE = "message"
 LOOK = 0.2  # seconds between two looks at whether a group has ended
@@ -31,6 +32,8 @@ LOOK = 0.2  # seconds between two looks at whether a group has ended
 
 def run_job(order: dict[str, Any]) -> None:
     """A Tune function: runs a job's trials. `order` is a `trainables.trials.JobOrder`."""
+    from trainables import trials
+
     trials.run(order, _report)
 
 
@@ -41,6 +44,8 @@ def run_job_in_group(order: dict[str, Any]) -> None:
     """
     from ray.train import RunConfig, ScalingConfig  # only here: it takes seconds
     from ray.train.torch import TorchTrainer
+
+    from trainables import trials
 
     os.environ.setdefault("RAY_ADDRESS", ray.get_runtime_context().gcs_address)  # of the cluster, should there be two
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # an actor less
@@ -72,6 +77,10 @@ def run_job_in_group(order: dict[str, Any]) -> None:
 
 def search_worker(given: dict[str, Any]) -> None:
     """A Ray Train function: one worker of a trial."""
+    import torch
+
+    from trainables import trials
+
     order = given["order"]
     torch.set_num_threads(order["threads"])
     trials.run(order, given["messages"].put, _place())
@@ -79,12 +88,17 @@ def search_worker(given: dict[str, Any]) -> None:
 
 def train_worker(order: dict[str, Any]) -> None:
     """A Ray Train function: one worker of a final run. `order` is a `trainables.final_run.RunOrder` as plain data."""
+    from trainables import final_run
+    from trainables.final_run import RunOrder
+
     final_run.run(RunOrder(**order), _place(), lambda epoch: None)
 
 
 def _place() -> Place:
     from ray import train
     from ray.train.torch import get_device
+
+    from trainables.place import Place
 
     context = train.get_context()
     return Place(get_device(), context.get_world_rank(), context.get_world_size())

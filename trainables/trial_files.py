@@ -16,3 +16,9 @@ def trial_folder(search: Path, number: int) -> Path:
 def fold_folder(folder: Path, fold: int, folds: int) -> Path:
     """Of a trial's folder, what belongs to one of its folds, counted from 0; of a plain split the folder itself."""
     return folder / f"fold-{fold + 1}" if folds > 1 else folder
+
+
+def halt(search: Path, number: int) -> None:
+    """Lets a job know that one of its trials isn't to go on."""
+    trial_folder(search, number).mkdir(parents=True, exist_ok=True)
+    (trial_folder(search, number) / STOPPED).touch()

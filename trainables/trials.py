@@ -277,12 +277,6 @@ def _link_checkpoints(order: dict[str, Any], folder: Path, folds: int) -> None:
             link(place, below(address, str(place.parent.relative_to(order["search"]))))
 
 
-def halt(search: Path, number: int) -> None:
-    """Lets a job know that one of its trials isn't to go on."""
-    trial_folder(search, number).mkdir(parents=True, exist_ok=True)
-    (trial_folder(search, number) / STOPPED).touch()
-
-
 def _group_folder(order: dict[str, Any]) -> Path:
     return Path(order["search"]) / "jobs" / str(order["job"])
 

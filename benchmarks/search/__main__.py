@@ -36,11 +36,11 @@ from rich.console import Console
 
 from benchmarks.search import images
 from benchmarks.search.kept import Kept, OutOfTime
-from benchmarks.search.plain import Setting
 from benchmarks.search.quality import equal_quality, quality_table
 from benchmarks.search.regimes import REGIMES, Regime, Trained
 from benchmarks.search.replay import SIDES
 from benchmarks.search.replayed import measure, table
+from benchmarks.search.setting import Setting
 
 
 @dataclasses.dataclass(frozen=True)

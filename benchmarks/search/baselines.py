@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.search.outcome import Done, Outcome
-from benchmarks.search.plain import Setting
 from benchmarks.search.regimes import Recorded, of_plain
+from benchmarks.search.setting import Setting
 
 RAY_SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 

@@ -31,8 +31,8 @@ from torch import nn
 
 from benchmarks.search import images, plain, strong
 from benchmarks.search.ours import _point, settings
-from benchmarks.search.plain import Setting
 from benchmarks.search.regimes import REGIMES, Recorded, Regime, recorded
+from benchmarks.search.setting import Setting
 from search.plan import Plan, plan
 from spaces.config import TrialConfig
 from spaces.library import trial_config

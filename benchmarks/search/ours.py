@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.search.outcome import Done, Outcome
-from benchmarks.search.plain import Setting
 from benchmarks.search.regimes import Recorded, of_plain
+from benchmarks.search.setting import Setting
 from search import launch
 from search.console import Console
 from search.folder import SearchFolder

@@ -6,7 +6,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,43 +20,17 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import InterpolationMode
 
 from benchmarks.search.regimes import Recorded
+from benchmarks.search.setting import Setting
 from spaces.backbone import backbone
-from spaces.policy import Policy, policy
 
 EVALUATED = 256  # images at once
 Report = Callable[[dict[str, Any], nn.Module | None], None]
 """Takes an epoch's figures and, with the last one, the model."""
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What all trials of a replay have in common. Plain data."""
-
-    images: str
-    policy: str
-    backbone: str
-    """Name of medtune's row, which names timm's model."""
-    weights: str
-    resolution: int
-    """Side of the input in pixels."""
-    epochs: int
-    cpus: int = 1
-    """Of a trial."""
-    accelerators: float = 0
-    compile: bool = False
-    """Whether the strong baseline compiles its model."""
-
-    @property
-    def device(self) -> torch.device:
-        return torch.device("cuda" if self.accelerators else "cpu")
-
-    def ranges(self, level: int) -> Policy:
-        return policy(self.policy).at(level)
-
-
 def fine_tune(trial: Recorded, setting: Setting, report: Report) -> None:
     """One trial."""
-    started, device = time.time(), setting.device
+    started, device = time.time(), torch.device(setting.device)
     torch.set_num_threads(setting.cpus)
     torch.manual_seed(trial.seed)
     folder = Path(setting.images)

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.search.outcome import Outcome
-from benchmarks.search.plain import Setting
 from benchmarks.search.regimes import Recorded, Trained
 from benchmarks.search.replay import SIDES, Order, run
+from benchmarks.search.setting import Setting
 
 SEEDS = 3
 LEVEL = 1

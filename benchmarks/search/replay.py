@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.search.outcome import Outcome
-from benchmarks.search.plain import Setting
 from benchmarks.search.regimes import Recorded, Trained, of_plain
+from benchmarks.search.setting import Setting
 
 SIDES = ("plain", "strong", "ours")
 BASELINES = ("plain", "strong")

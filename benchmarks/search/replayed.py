@@ -14,9 +14,9 @@ from rich.table import Table
 
 from benchmarks.search.kept import Kept
 from benchmarks.search.outcome import Outcome, agreement, median_and_range
-from benchmarks.search.plain import Setting
 from benchmarks.search.regimes import Recorded, Regime, ceiling, recorded, scaled, tenth
 from benchmarks.search.replay import BASELINES, SIDES, Order
+from benchmarks.search.setting import Setting
 from spaces.backbone import backbone
 
 RANGE = "least to most over repeats"

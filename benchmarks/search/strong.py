@@ -26,8 +26,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from benchmarks.search.plain import EVALUATED, Report, Setting, freeze, judge, optimizer_of, schedule_of
+from benchmarks.search.plain import EVALUATED, Report, freeze, judge, optimizer_of, schedule_of
 from benchmarks.search.regimes import Recorded
+from benchmarks.search.setting import Setting
 from spaces.backbone import backbone
 
 
@@ -80,7 +81,7 @@ class Resized(Dataset[tuple[Tensor, Tensor]]):
 
 def fine_tune(trial: Recorded, setting: Setting, resized: str, report: Report) -> None:
     """One trial on what `resize_all` wrote to the folder `resized`."""
-    started, device = time.time(), setting.device
+    started, device = time.time(), torch.device(setting.device)
     torch.set_num_threads(setting.cpus)
     torch.manual_seed(trial.seed)
     folder = Path(resized)

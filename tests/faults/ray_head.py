@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -65,7 +65,9 @@ def ray_head(more: Mapping[str, str] = MappingProxyType({})) -> Iterator[Head]:
         [address] = re.findall(r"--address='([\d.]+:\d+)'", output.read_text())
         yield Head(address, environment)
     finally:
-        for child in (*psutil.Process(node.pid).children(recursive=True), node):
-            child.kill()
+        with suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(node.pid).children(recursive=True):
+                child.kill()
+        node.kill()
         node.wait()
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,34 @@
+"""What all trials of a replay have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from spaces.policy import Policy, policy
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all trials of a replay have in common. Plain data."""
+
+    images: str
+    policy: str
+    backbone: str
+    """Name of medtune's row, which names timm's model."""
+    weights: str
+    resolution: int
+    """Side of the input in pixels."""
+    epochs: int
+    cpus: int = 1
+    """Of a trial."""
+    accelerators: float = 0
+    compile: bool = False
+    """Whether the strong baseline compiles its model."""
+
+    @property
+    def device(self) -> Literal["cuda", "cpu"]:
+        return "cuda" if self.accelerators else "cpu"
+
+    def ranges(self, level: int) -> Policy:
+        return policy(self.policy).at(level)
