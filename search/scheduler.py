@@ -37,6 +37,8 @@ from spaces.mistakes import Mistake
 log = logging.getLogger(__name__)
 FIRST = "first configurations"
 LOOK = 1.0  # seconds between two looks at what people ask for
+LOW_MEMORY = ("node running low on memory", OutOfMemoryError.__name__)
+"""In an error where Ray ended a worker for want of memory. Tune mostly keeps the sentence without its class."""
 ALIKE = 5  # failures for one reason, and nothing else, after which no more trials are started
 
 
@@ -327,7 +329,7 @@ class RecordScheduler(FIFOScheduler):
         if trial.should_recover():
             return
         state, cause = State.FAILED, "its worker process died repeatedly; see the log of the search"
-        if OutOfMemoryError.__name__ in said:  # whose memory it was isn't known: it was tried again
+        if any(words in said for words in LOW_MEMORY):  # whose memory it was isn't known: it was tried again
             state, cause = (
                 State.INFEASIBLE,
                 "out of this machine's memory: Ray ended its worker repeatedly, before the system would",
