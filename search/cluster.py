@@ -108,9 +108,14 @@ def check_address(address: str, seconds: float = 5) -> None:
     """
     if address == "auto":
         return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if address.startswith("ray://"):
+        raise Mistake(
+            f"--address {address}: Ray Client can't drive a search, which would end with the connection; give "
+            "HOST:PORT (6379 by default) on a machine of the cluster, or submit it there with ray job submit."
+        )
+    host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
-        raise Mistake(f'--address {address}: expected "auto", "HOST:PORT" or "ray://HOST:PORT".')
+        raise Mistake(f'--address {address}: expected "auto" or "HOST:PORT".')
     try:
         socket.create_connection((host, int(port)), timeout=seconds).close()
     except (OSError, OverflowError) as error:
@@ -124,7 +129,7 @@ def check_cluster(ray: Any, address: str, wanted: ResourcesConfig, seconds: floa
     Raises:
         Mistake: it doesn't.
     """
-    if address == "auto" or "://" in address:
+    if address == "auto":
         return
     failed: list[str] = ["no answer"]
     there: list[Node] = []
@@ -212,9 +217,14 @@ def fitting(wanted: ResourcesConfig, node: Node) -> int:
         return 0
     fit = node.cpus // wanted.cpus
     if wanted.accelerators:
-        each = int(1 // wanted.accelerators)  # workers that share an accelerator; a worker takes one at most
-        fit = min(fit, int(node.accelerators) * each)
+        fit = min(fit, int(node.accelerators) * sharing(wanted.accelerators))
     return fit
+
+
+def sharing(accelerators: float) -> int:
+    """How many workers share an accelerator of which each takes a fraction in (0, 1]: five of .2 each, as Ray counts,
+    in ten-thousandths."""
+    return 10_000 // max(1, round(accelerators * 10_000))
 
 
 def room(wanted: ResourcesConfig, there: Sequence[Node]) -> int:

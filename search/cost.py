@@ -162,7 +162,7 @@ def _hours(plan: Plan, config: TrialConfig, costs: dict[str, Cost]) -> float:
     training, evaluating = fmean(cost.training for cost in like), fmean(cost.evaluating for cost in like)
     images = [(len(train), len(validation)) for train, validation in plan.prepared.folds]
     seconds = sum(train * training + validation * evaluating for train, validation in images) * config.epochs
-    resources = plan.config.resources
+    resources = plan.config.resources  # of one worker: several take as many times fewer seconds each
     return seconds * (resources.accelerators or resources.cpus) / HOUR
 
 

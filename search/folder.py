@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,6 +105,29 @@ def create(plan: Plan, identity: dict[str, Any]) -> SearchFolder:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return SearchFolder(path)
+
+
+def discard_empty(found: SearchFolder) -> None:
+    """Takes back a search that has no trial, with its record, which in a database would outlive the folder."""
+    config = found.config()
+    storage = open_storage(found.path, config.study)
+    study = Study.read(storage, config.name)
+    if not study.trials:
+        storage.delete_study(study.study_id)
+        shutil.rmtree(found.path)
+
+
+def mend_data(found: SearchFolder, prepared: Prepared) -> bool:
+    """Whether what a search keeps of its data was damaged, and had to be written again.
+
+    Args:
+        prepared: what the data give now, of which it was made sure that it is what they gave when the search began.
+    """
+    with suppress(Mistake):
+        if found.prepared().digests == prepared.digests:
+            return False
+    prepared.save(found.path / DATA)
+    return True
 
 
 def write_settings(found: SearchFolder, config: SearchConfig) -> None:

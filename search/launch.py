@@ -18,6 +18,7 @@ from search.cluster import connect as connect
 from search.console import Console, chatter_to
 from search.folder import SETTINGS, SearchFolder
 from search.identity import MAY_CHANGE, identity, meaning, refuse_changes, settings_differences
+from search.outages import outage
 from search.plan import Plan, plan
 from search.preflight import GIB, preflight
 from search.record import Trial
@@ -96,8 +97,7 @@ def start(
     try:
         _run(found, planned, address, console, make_sampler)
     except Mistake:
-        if not found.study().trials:
-            shutil.rmtree(found.path)
+        folders.discard_empty(found)
         raise
     return found
 
@@ -182,6 +182,8 @@ def _run(
             )
         if now["code"] not in (study.identity["code"], *accepted):
             study.accept_code(now["code"])
+        if folders.mend_data(found, planned.prepared):
+            console.print(f"{folders.DATA}: it wasn't what the search began with; written again, from the data.")
         if keep:
             folders.write_settings(found, config)
         sampler = make_sampler(config, planned.space, planned.direction, study.trials)
@@ -190,11 +192,7 @@ def _run(
             from search.scheduler import Driver
             from trainables.trial_files import halt
 
-            _take_back_full_disk(found, study.trials)
-            tracked = time.perf_counter()
-            if config.mlflow != "off":
-                start_mirror(found.path)
-            tracking = time.perf_counter() - tracked
+            _take_back_outages(found, study.trials)
             driver = Driver(
                 config,
                 planned.direction,
@@ -207,7 +205,7 @@ def _run(
                 found.path,
             )
             with View(driver, console):
-                _drive(driver, found, planned, address, console)
+                tracking = _drive(driver, found, planned, address, console)
         left = [t for t in study.trials if not t.state.terminal]
         costs = {
             "wall_seconds": time.perf_counter() - started,
@@ -220,8 +218,8 @@ def _run(
             raise Interrupted
 
 
-def _drive(driver: Any, found: SearchFolder, planned: Plan, address: str | None, console: Console) -> None:
-    """Ray Tune, from connecting to shutting down."""
+def _drive(driver: Any, found: SearchFolder, planned: Plan, address: str | None, console: Console) -> float:
+    """Ray Tune, from connecting to shutting down. Returns the seconds that tracking took."""
     _set_up_ray()
     import ray
     from ray import tune
@@ -238,6 +236,10 @@ def _drive(driver: Any, found: SearchFolder, planned: Plan, address: str | None,
                 concurrent, notices = preflight(ray, planned, found.path)
             console.print(*notices)
             driver.group = group_size(planned, concurrent)
+        tracked = time.perf_counter()
+        if planned.config.mlflow != "off":  # not before: what is refused until here leaves nothing behind
+            start_mirror(found.path)
+        tracking = time.perf_counter() - tracked
         at_once = Room(ray, resources, concurrent) if address is not None else lambda: concurrent
         tuner = tune.Tuner(
             _trainable(tune, resources),
@@ -262,6 +264,7 @@ def _drive(driver: Any, found: SearchFolder, planned: Plan, address: str | None,
             if driver.failure:  # which Tune has wrapped
                 raise driver.failure from None
             raise
+    return tracking
 
 
 def _trainable(tune: Any, resources: ResourcesConfig) -> Any:
@@ -351,14 +354,13 @@ def _orders(found: SearchFolder, planned: Plan) -> Any:
     return order
 
 
-def _take_back_full_disk(found: SearchFolder, trials: Sequence[Trial]) -> None:
-    """Lets trials go on that ended for want of room before their end came into the record."""
-    from search.scheduler import says_full_disk
+def _take_back_outages(found: SearchFolder, trials: Sequence[Trial]) -> None:
+    """Lets trials go on that ended because of their storage before their end came into the record."""
     from trainables.trial_files import END, trial_folder
 
     for trial in trials:
         end = trial_folder(found.path, trial.number) / END
-        if not trial.state.terminal and end.exists() and says_full_disk(end.read_text(encoding="utf-8")):
+        if not trial.state.terminal and end.exists() and outage(end.read_text(encoding="utf-8")):
             end.unlink()
 
 

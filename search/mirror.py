@@ -181,9 +181,10 @@ class Mirror:
             yield "device_hours", self._device_hours(trial), trial.ended, trial.done
 
     def _device_hours(self, trial: Trial) -> float:
-        """Hours in epochs times the accelerators, or else the CPUs, that a trial occupies."""
-        accelerators, cpus = (float(self.search.settings.get(f"resources.{k}", 0)) for k in ("accelerators", "cpus"))
-        return trial.seconds * (accelerators or cpus) / 3600
+        """Hours in epochs times the accelerators, or else the CPUs, that a trial occupies with all its workers."""
+        names = ("accelerators", "cpus", "workers")
+        accelerators, cpus, workers = (float(self.search.settings.get(f"resources.{name}", 0)) for name in names)
+        return trial.seconds * (accelerators or cpus) * workers / 3600
 
     def _update_parent(self, client: MlflowClient, parent: _Mirrored, trials: list[Trial], driven: bool) -> None:
         search, ended = self.search, [t for t in trials if t.state.terminal]

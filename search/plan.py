@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from search.cluster import sharing
 from search.images_found import beside
 from search.outputs import unwritable
 from search.study import database_has
@@ -375,10 +376,9 @@ def concurrent_trials(wanted: ResourcesConfig, cpus: int, accelerators: float) -
         Mistake: not even one fits, or not as many as are asked for.
     """
     workers = wanted.workers
-    each = int(1 // wanted.accelerators) if wanted.accelerators else 0  # workers that share one
     fit = int(cpus // wanted.cpus) // workers
-    if each:
-        fit = min(fit, int(accelerators) * each // workers)
+    if wanted.accelerators:
+        fit = min(fit, int(accelerators) * sharing(wanted.accelerators) // workers)
     if not fit:
         shared = f" ({workers} workers)" if workers > 1 else ""
         raise Mistake(

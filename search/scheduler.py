@@ -6,10 +6,8 @@ for what comes next, since Tune doesn't show it the result on which a trial is s
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
-import os
 import re
 import threading
 import time
@@ -24,6 +22,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from search.cancellation import CAUSE, answered, asked
+from search.outages import outage, sentence
 from search.plateau import since_better
 from search.record import Epoch, State, Trial
 from search.rungs import Rungs
@@ -37,6 +36,10 @@ from spaces.mistakes import Mistake
 log = logging.getLogger(__name__)
 FIRST = "first configurations"
 LOOK = 1.0  # seconds between two looks at what people ask for
+NODE_GONE = "its node has died"
+"""In an error where a worker went with its machine, which is no fault of the trial: spot machines come and go."""
+NODES = 10  # deaths of machines under one job that don't count; more may be its doing after all
+OCCURRENCE = "Failure # "  # begins each of them in the file of errors that Tune keeps of a trial
 LOW_MEMORY = ("node running low on memory", OutOfMemoryError.__name__)
 """In an error where Ray ended a worker for want of memory. Tune mostly keeps the sentence without its class."""
 ALIKE = 5  # failures for one reason, and nothing else, after which no more trials are started
@@ -67,7 +70,7 @@ class Driver:
         """
         self.config, self.direction, self.study, self.sampler = config, direction, study, sampler
         self.first, self.order, self.halt, self.group = first, order, halt, group
-        self.full_disk: Mistake | None = None
+        self.outage: Mistake | None = None
         self.unfinished = _jobs([t for t in study.trials if not t.state.terminal])
         self.deadline = time.monotonic() + config.budget.hours * 3600 if config.budget.hours else None
         self.spent = device_seconds(study.trials, config.resources)
@@ -103,7 +106,7 @@ class Driver:
     @property
     def failure(self) -> Mistake | None:
         """Why the search can't go on here, though nothing is wrong with its trials."""
-        return self.full_disk or self.study.failure
+        return self.outage or self.study.failure
 
     @property
     def out_of_time(self) -> bool:
@@ -266,7 +269,7 @@ class Driver:
         if "end" in message:
             end = message["end"]
             if end["state"] == State.FAILED:
-                self.refuse_full_disk([number], end["cause"])
+                self.refuse_outage([number], end["cause"])
             self.end(number, State(end["state"]), end["cause"], end["value"])
             return
         if self.study.trials[number].state.terminal:
@@ -275,19 +278,16 @@ class Driver:
         if not decision.go_on:
             self.end(number, State.PRUNED, decision.cause)
 
-    def refuse_full_disk(self, numbers: Sequence[int], cause: str) -> None:
-        """Leaves trials unfinished that ended since there was no room for their files: the next ones would, too.
+    def refuse_outage(self, numbers: Sequence[int], cause: str) -> None:
+        """Leaves trials unfinished that ended since their storage had no room or wasn't there: the next ones would too.
 
         Raises:
             Mistake: so it was. Ends the search.
         """
-        if not says_full_disk(cause):
+        if not outage(cause):
             return
-        self.full_disk = Mistake(
-            f"storage: no room for the files of trial {numbers[0]} ({cause.splitlines()[-1][:300]}); free space and go "
-            f"on with: medtune resume {self.config.name}. The trial goes on from its newest checkpoint."
-        )
-        raise self.full_disk
+        self.outage = Mistake(sentence(numbers[0], cause, self.config.name))
+        raise self.outage
 
     def end(self, number: int, state: State, cause: str, value: float | None = None) -> None:
         if not self.study.trials[number].state.terminal:
@@ -325,8 +325,11 @@ class RecordScheduler(FIFOScheduler):
         """The actor died, or the job raised an error (told before, then). Tune calls this at every retry too."""
         file = Path(trial.error_file)
         said = file.read_text(encoding="utf-8").strip() if file.exists() else ""
-        self.driver.refuse_full_disk(_numbers(trial), said)
+        self.driver.refuse_outage(_numbers(trial), said)
         if trial.should_recover():
+            gone = len(re.findall(NODE_GONE, said))
+            if 0 < gone <= NODES and NODE_GONE in said.rpartition(OCCURRENCE)[2]:
+                trial.run_metadata.num_failures -= 1
             return
         state, cause = State.FAILED, "its worker process died repeatedly; see the log of the search"
         if any(words in said for words in LOW_MEMORY):  # whose memory it was isn't known: it was tried again
@@ -373,11 +376,6 @@ class RecordSearcher(Searcher):
     def save(self, checkpoint_path: str) -> None: ...
 
     def restore(self, checkpoint_path: str) -> None: ...
-
-
-def says_full_disk(cause: str) -> bool:
-    """Whether a trial ended for want of room, or of quota, for its files."""
-    return any(os.strerror(number) in cause for number in (errno.ENOSPC, errno.EDQUOT))
 
 
 def of_points(points: Sequence[Point], backbone: str) -> list[Point]:

@@ -178,6 +178,15 @@ class ResourcesConfig(Strict):
             raise ValueError("shard: true shares a trial out among its workers, but workers is 1; ask for more of them")
         return self
 
+    @model_validator(mode="after")
+    def _whole_accelerators_for_several(self) -> ResourcesConfig:
+        if self.workers > 1 and 0 < self.accelerators < 1:
+            raise ValueError(
+                f"the {self.workers} workers of a trial need an accelerator each, but accelerators is "
+                f"{self.accelerators:g}: two of them on one can't exchange gradients; write accelerators: 1"
+            )
+        return self
+
     @field_validator("concurrent")
     @classmethod
     def _positive(cls, value: int | str) -> int | str:
@@ -241,6 +250,16 @@ class SearchConfig(Strict):
     def _not_negative(cls, value: float | str) -> float | str:
         if isinstance(value, float) and value < 0:
             raise ValueError("should be 0 or more, or auto")
+        return value
+
+    @field_validator("storage")
+    @classmethod
+    def _a_folder(cls, value: str) -> str:
+        if "://" in value:
+            raise ValueError(
+                "should be a folder that driver and workers see; what is large can lie in an object store: "
+                "checkpoints: s3://bucket/folder"
+            )
         return value
 
     @field_validator("checkpoints")

@@ -119,13 +119,25 @@ def _pending(order: dict[str, Any], waiting: _Waiting) -> list[TrialOrder]:
     """The trials that haven't ended. The others are told again: the process died before the driver knew."""
     pending = []
     for trial in order["trials"]:
-        end = _folder(order, trial) / END
+        folder = _folder(order, trial)
+        end = folder / END
+        if _of_another(folder, trial):
+            for left in (END, PREDICTIONS, STOPPED):
+                (folder / left).unlink(missing_ok=True)
         if end.exists():
             waiting.messages += json.loads(end.read_text(encoding="utf-8"))
         else:
             pending.append(trial)
     waiting.send()
     return pending
+
+
+def _of_another(folder: Path, trial: TrialOrder) -> bool:
+    """Whether a folder is that of another configuration of the same number, as where a record was lost in part, or put
+    back from a backup, and went on. Checkpoints tell by themselves whose they are."""
+    file = folder / CONFIG
+    own = TrialConfig.model_validate(trial["config"]).plain()
+    return file.exists() and json.loads(file.read_text(encoding="utf-8")) != own
 
 
 def _end_hung(trials: list[TrialOrder], order: dict[str, Any], stacks: Path, waiting: _Waiting) -> None:

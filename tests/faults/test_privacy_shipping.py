@@ -21,6 +21,7 @@ from search.plan import Plan, plan
 from search.record import Trial
 from search.settings import load
 from search.shadowing import finder, shadowed
+from search.study import database_has
 from search.tracking import reachable
 from spaces.mistakes import Mistake
 from tests.faults.ray_head import Head, ray_head
@@ -146,18 +147,20 @@ def strange_cluster(tmp_path: Path) -> Iterator[Head]:
 @pytest.mark.timeout(600)
 def test_a_node_with_other_packages_is_known_before_the_start(strange_cluster: Head, tmp_path: Path) -> None:
     """On a real node where `spaces` is something else, the look before the start says so, with both places, and no
-    trial is begun: nothing is left behind."""
+    trial is begun: neither a folder, nor a record in a database, nor a run in MLflow is left behind."""
     write_digits(tmp_path / "images", 300)
     (tmp_path / "search.yaml").write_text(SETTINGS.replace("STORAGE", str(tmp_path / "runs")))
-    command = [sys.executable, "-m", "search.cli", "search", str(tmp_path / "search.yaml")]
+    command = [sys.executable, "-m", "search.cli", "search", str(tmp_path / "search.yaml"), "--set", "mlflow=local"]
+    record = f"sqlite:///{tmp_path / 'record.db'}"
+    words = ["--set", f"study={record}", "--address", strange_cluster.address]
     done = subprocess.run(  # Ray reads a token once in a process
-        [*command, "--address", strange_cluster.address], env=strange_cluster.environment, capture_output=True,
-        text=True, timeout=500,
-    )  # fmt: skip
+        [*command, *words], env=strange_cluster.environment, capture_output=True, text=True, timeout=500
+    )
     told = " ".join(done.stderr.split())
     assert done.returncode == 2, done.stdout + done.stderr
     assert str(tmp_path / "theirs" / "spaces") in told and str(ROOT / "spaces") in told and "Traceback" not in told
-    assert not (tmp_path / "runs" / "digits").exists()
+    assert not (tmp_path / "runs" / "digits").exists() and not database_has(record, "digits")
+    assert not list((tmp_path / "runs").glob("mlflow*"))
 
 
 def test_an_address_with_a_password_is_told_without_it(capfd: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from tests.trainables.digits import EVERYTHING
 from trainables import trials
 from trainables.checkpoint import STATE, TENSORS
 from trainables.data import stored
-from trainables.trial_files import trial_folder
+from trainables.trial_files import STOPPED, trial_folder
 
 
 def truncate(file: Path) -> None:
@@ -94,3 +94,14 @@ def test_a_stored_array(
     sentences = set((tmp_path / "log").read_text().splitlines())
     assert len(sentences) == 2
     assert all(s.startswith("the stored array ") and s.endswith("it is built again") for s in sentences)
+
+
+def test_an_end_of_another_configuration(order: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    """Passes if a number that another configuration had before, as where a record was put back from a backup and went
+    on, is trained, and tells what it tells in a folder of its own."""
+    given(lambda: run(order(0, **EVERYTHING, epochs=2)), tmp_path / "before")
+    (trial_folder(Path(order(0)["search"]), 0) / STOPPED).touch()
+    other = {**EVERYTHING, "head_lr": 0.02, "epochs": 2}
+    alone = given(lambda: run(order(1, **other)), tmp_path / "alone")
+    again = given(lambda: run(order(0, **other)), tmp_path / "again")
+    assert [m["epoch"]["epoch"] for m in again] == [1, 2] and without_times(again) == without_times(alone)

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from search import cluster
-from search.cluster import Node, Room, check_labels, chosen, trials_at_once, wanted_of
+from search.cluster import Node, Room, check_address, check_labels, chosen, sharing, trials_at_once, wanted_of
+from search.plan import concurrent_trials
 from search.scheduler import RecordSearcher
 from spaces.config import ResourcesConfig
 from spaces.mistakes import Mistake
@@ -72,3 +73,24 @@ def test_the_searcher_holds_back_while_there_is_no_room(tmp_path: Path) -> None:
     assert searcher.suggest("b") == {"trials": [{"number": 1}]} and searcher.suggest("c") is None
     searcher.on_trial_complete("a", error=True)
     assert searcher.suggest("c") == {"trials": [{"number": 2}]}
+
+
+@pytest.mark.parametrize(
+    ("fraction", "workers"), [(1, 1), (0.5, 2), (0.34, 2), (0.3, 3), (0.2, 5), (0.1, 10), (0.05, 20)]
+)
+def test_how_many_share_an_accelerator(fraction: float, workers: int) -> None:
+    node = Node("a", "a", 64, 2.0)
+    assert sharing(fraction) == workers
+    assert trials_at_once(wanted({"accelerators": fraction}), [node]) == (2 * workers, [])
+    resources = ResourcesConfig(accelerators=fraction, concurrent=2 * workers)
+    assert concurrent_trials(resources, 64, 2) == 2 * workers
+
+
+def test_workers_of_a_trial_do_not_share_an_accelerator() -> None:
+    with pytest.raises(ValueError, match="the 4 workers of a trial need an accelerator each, but accelerators is 0.25"):
+        ResourcesConfig(workers=4, accelerators=0.25)
+
+
+def test_a_client_address_is_refused() -> None:
+    with pytest.raises(Mistake, match="ray://head:10001: Ray Client can't drive a search"):
+        check_address("ray://head:10001")

@@ -4,10 +4,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from search.launch import group_size
+from search.launch import DEATHS, group_size
 from search.record import Epoch, State, Trial
 from search.sampler import sampler_of
-from search.scheduler import Driver
+from search.scheduler import NODES, Driver, RecordScheduler
 from search.study import Study, open_storage
 from spaces.config import BudgetConfig, SearchConfig
 from spaces.dimensions import Point
@@ -243,3 +243,57 @@ def test_heads_are_grouped_only_where_nothing_deeper_is_searched() -> None:
 
     assert group(0) == 12 and group(0, folds=5) == 1 and group(0, trials=1000) == 64
     assert group({"choice": [0, 1]}) == group("all") == 1
+
+
+class FakeTrial(SimpleNamespace):
+    """What of Tune's trial is asked after a failure."""
+
+    def fails(self, said: str) -> None:
+        self.run_metadata.num_failures += 1
+        with Path(self.error_file).open("a") as file:
+            file.write(f"Failure # {self.run_metadata.num_failures} (occurred at ...)\n{said}\n")
+
+    def should_recover(self) -> bool:
+        return bool(self.run_metadata.num_failures <= DEATHS)
+
+
+def failing(folder: Path) -> tuple[Driver, FakeTrial, RecordScheduler]:
+    drives = driver(folder)
+    order = drives.next_job()
+    trial = FakeTrial(error_file=str(folder / "error.txt"), config=order, run_metadata=SimpleNamespace(num_failures=0))
+    return drives, trial, RecordScheduler(drives)
+
+
+def test_machines_that_go_away_do_not_count_against_a_trial(tmp_path: Path) -> None:
+    """Their loss is retried ten times; a process that dies by itself, twice."""
+    drives, trial, scheduler = failing(tmp_path)
+    tune: Any = None
+    for _ in range(NODES):
+        trial.fails("The actor died because its node has died. Node Id: 1234")
+        assert trial.should_recover()
+        scheduler.on_trial_error(tune, trial)  # type: ignore[arg-type]
+    assert trial.run_metadata.num_failures == 0
+    for left in (True, True, False):
+        trial.fails("The actor died unexpectedly before finishing this task.")
+        assert trial.should_recover() is left
+        scheduler.on_trial_error(tune, trial)  # type: ignore[arg-type]
+    assert drives.study.trials[0].state is State.FAILED and "died repeatedly" in drives.study.trials[0].cause
+
+
+def test_a_trial_that_takes_every_machine_with_it_ends(tmp_path: Path) -> None:
+    drives, trial, scheduler = failing(tmp_path)
+    for _ in range(NODES + DEATHS):
+        trial.fails("The actor died because its node has died. Node Id: 1234")
+        scheduler.on_trial_error(None, trial)  # type: ignore[arg-type]
+    assert not drives.study.trials[0].state.terminal
+    trial.fails("The actor died because its node has died. Node Id: 1234")
+    scheduler.on_trial_error(None, trial)  # type: ignore[arg-type]
+    assert drives.study.trials[0].state is State.FAILED
+
+
+def test_ray_tells_in_words_that_it_ended_a_worker_for_want_of_memory(tmp_path: Path) -> None:
+    drives, trial, scheduler = failing(tmp_path)
+    for _ in range(DEATHS + 1):
+        trial.fails("1 worker(s) were killed due to the node running low on memory. Memory on the node was 4.28GB used")
+        scheduler.on_trial_error(None, trial)  # type: ignore[arg-type]
+    assert drives.study.trials[0].state is State.INFEASIBLE and "memory" in drives.study.trials[0].cause

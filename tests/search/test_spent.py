@@ -2,9 +2,12 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from search.mirror import Mirror
 from search.record import State
 from search.spent import Shared, device_seconds, devices, shared
 from spaces.config import BudgetConfig, ResourcesConfig
@@ -47,3 +50,12 @@ def test_what_was_shared(tmp_path: Path) -> None:
     found = shared(tmp_path, one.study.trials)
     assert found == Shared(computed=100, read=300) and found.saved == pytest.approx(0.75)
     assert Shared(0, 0).saved == 0
+
+
+def test_mlflow_counts_all_workers_of_a_trial() -> None:
+    settings = {"resources.accelerators": "1", "resources.cpus": "4", "resources.workers": "4"}
+    mirror: Any = SimpleNamespace(search=SimpleNamespace(settings=settings))
+    trial: Any = SimpleNamespace(seconds=1800.0)
+    assert (
+        Mirror._device_hours(mirror, trial) == 2.0 == 0.5 * devices(ResourcesConfig(cpus=4, accelerators=1, workers=4))
+    )
