@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import resources
@@ -235,14 +235,23 @@ def room(wanted: ResourcesConfig, there: Sequence[Node]) -> int:
 class Room:
     """How many trials may be under way: the number that was asked for, or what fits on the nodes that are there now."""
 
-    def __init__(self, ray: Any, wanted: ResourcesConfig, at_first: int) -> None:
-        self.ray, self.wanted, self.fit = ray, wanted, at_first
+    def __init__(
+        self, ray: Any, wanted: ResourcesConfig, at_first: int, seen: Callable[[Sequence[Node]], None] = lambda _: None
+    ) -> None:
+        """
+        Args:
+            seen: is told which nodes are there, every few seconds.
+        """
+        self.ray, self.wanted, self.fit, self.seen = ray, wanted, at_first, seen
         self.looked = time.monotonic()
 
     def __call__(self) -> int:
-        if self.wanted.concurrent == "auto" and time.monotonic() - self.looked >= LOOK:
+        if time.monotonic() - self.looked >= LOOK:
             self.looked = time.monotonic()
-            self.fit = max(1, room(self.wanted, nodes(self.ray)))  # where all have gone, one waits for the next
+            there = nodes(self.ray)
+            self.seen(there)
+            if self.wanted.concurrent == "auto":
+                self.fit = max(1, room(self.wanted, there))  # where all have gone, one waits for the next
         return self.fit
 
 

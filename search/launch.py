@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from search import folder as folders
-from search.cluster import Room, check_address, check_cluster, check_labels
+from search.cluster import Node, Room, check_address, check_cluster, check_labels, nodes, wanted_of
 from search.cluster import connect as connect
 from search.console import Console, chatter_to
 from search.folder import SETTINGS, SearchFolder
 from search.identity import MAY_CHANGE, identity, meaning, refuse_changes, settings_differences
+from search.newcomers import Newcomers
 from search.outages import outage
 from search.plan import Plan, plan
-from search.preflight import GIB, preflight
+from search.preflight import GIB, look_at, preflight
 from search.record import Trial
 from search.sampler import Comparing, Sampler, sampler_of
 from search.settings import load
@@ -233,14 +234,16 @@ def _drive(driver: Any, found: SearchFolder, planned: Plan, address: str | None,
         concurrent = planned.concurrent
         if address is not None:
             with console.working("looking at the cluster's nodes"):
+                there = nodes(ray)
                 concurrent, notices = preflight(ray, planned, found.path)
+                joined = Newcomers(there, partial(_look_at_one, ray, planned, found.path), planned.config.name)
             console.print(*notices)
             driver.group = group_size(planned, concurrent)
         tracked = time.perf_counter()
         if planned.config.mlflow != "off":  # not before: what is refused until here leaves nothing behind
             start_mirror(found.path)
         tracking = time.perf_counter() - tracked
-        at_once = Room(ray, resources, concurrent) if address is not None else lambda: concurrent
+        at_once = Room(ray, resources, concurrent, joined) if address is not None else lambda: concurrent
         tuner = tune.Tuner(
             _trainable(tune, resources),
             tune_config=tune.TuneConfig(
@@ -265,6 +268,12 @@ def _drive(driver: Any, found: SearchFolder, planned: Plan, address: str | None,
                 raise driver.failure from None
             raise
     return tracking
+
+
+def _look_at_one(ray: Any, planned: Plan, folder: Path, node: Node) -> list[str]:
+    """What is wrong on a node that has joined, if trials may run there; nothing where it has gone again."""
+    problems = look_at(ray, planned, folder, wanted_of(planned.config.resources, [node]), patience=None)
+    return problems if any(other.id == node.id for other in nodes(ray)) else []
 
 
 def _trainable(tune: Any, resources: ResourcesConfig) -> Any:

@@ -34,6 +34,7 @@ SAMPLES = 3  # images that every node reads
 PATIENCE = 120.0  # seconds for all nodes to answer; a node's first task unpacks our packages and starts a process
 LAG = 10.0  # seconds that network file systems may take to show a new file elsewhere
 GIB = 2**30
+MARKS = ".preflight-"
 T = TypeVar("T")
 Field = Literal["storage", "dataset", "cache", "checkpoints"]
 
@@ -93,6 +94,8 @@ def preflight(ray: Any, plan: Plan, folder: Path) -> tuple[int, list[str]]:
     Raises:
         Mistake: everything that is wrong, and where.
     """
+    for cut_off in folder.glob(f"{MARKS}*"):
+        shutil.rmtree(cut_off, ignore_errors=True)
     there = nodes(ray)  # of a mixed cluster, nodes that trials never run on may be as they like
     problems: list[str] = []
     at_once = 0
@@ -101,32 +104,44 @@ def preflight(ray: Any, plan: Plan, folder: Path) -> tuple[int, list[str]]:
         at_once, notices = trials_at_once(plan.config.resources, there)
     except Mistake as mistake:
         problems += mistake.sentences
-    there = wanted_of(plan.config.resources, there)
-    marks = folder / f".preflight-{secrets.token_hex(6)}"
-    asked = question(plan, folder, marks)
-    write_text(marks / "driver", "driver")
-    try:
-        there, strange = _with_our_packages(ray, there)
-        problems += strange
-        seen, lost = _on_each(ray, there, look, lambda node: ({**asked, "name": node.id},))
-        problems += lost
-        mine = look_at_packages()
-        for node in there:
-            if node.id in seen:
-                problems += told(node, seen[node.id], mine, asked["accelerators"])
-        problems += _sharing(ray, [node for node in there if node.id in seen and not seen[node.id]["storage"]], marks)
-    finally:
-        shutil.rmtree(marks, ignore_errors=True)
+    problems += look_at(ray, plan, folder, wanted_of(plan.config.resources, there))
     if problems:
         raise Mistake(*problems)
     return at_once, notices
 
 
-def _with_our_packages(ray: Any, there: list[Node]) -> tuple[list[Node], list[str]]:
+def look_at(ray: Any, plan: Plan, folder: Path, there: list[Node], patience: float | None = PATIENCE) -> list[str]:
+    """Looks at nodes, all at the same time, and says what is wrong there.
+
+    Args:
+        folder: the search's own.
+        patience: seconds for all to answer; None waits for ever.
+    """
+    problems: list[str] = []
+    marks = folder / f"{MARKS}{secrets.token_hex(6)}"
+    asked = question(plan, folder, marks)
+    write_text(marks / "driver", "driver")
+    try:
+        there, strange = _with_our_packages(ray, there, patience)
+        problems += strange
+        seen, lost = _on_each(ray, there, look, lambda node: ({**asked, "name": node.id},), patience)
+        problems += lost
+        mine = look_at_packages()
+        for node in there:
+            if node.id in seen:
+                problems += told(node, seen[node.id], mine, asked["accelerators"])
+        sound = [node for node in there if node.id in seen and not seen[node.id]["storage"]]
+        problems += _sharing(ray, sound, marks, patience)
+    finally:
+        shutil.rmtree(marks, ignore_errors=True)
+    return problems
+
+
+def _with_our_packages(ray: Any, there: list[Node], patience: float | None) -> tuple[list[Node], list[str]]:
     """The nodes that would import this process's packages, which alone can be asked more, and what is wrong with the
     others."""
     find = finder()
-    found, problems = _on_each(ray, there, find, lambda node: (PACKAGES,))
+    found, problems = _on_each(ray, there, find, lambda node: (PACKAGES,), patience)
     mine, sound = find(PACKAGES), []
     for node in there:
         if node.id in found:
@@ -315,10 +330,10 @@ def told(node: Node, seen: Seen, mine: Packages, accelerators: bool) -> list[str
     return problems
 
 
-def _sharing(ray: Any, there: list[Node], marks: Path) -> list[str]:
+def _sharing(ray: Any, there: list[Node], marks: Path, patience: float | None) -> list[str]:
     """Whether all nodes, and this process, read what each has written."""
     names = {node.id: node.name for node in there}
-    missing, problems = _on_each(ray, there, unseen, lambda node: (str(marks), list(names)))
+    missing, problems = _on_each(ray, there, unseen, lambda node: (str(marks), list(names)), patience)
     missing = {**{names[node]: them for node, them in missing.items()}, "this process": unseen(str(marks), list(names))}
     for reader, them in missing.items():
         if them:
@@ -330,7 +345,11 @@ def _sharing(ray: Any, there: list[Node], marks: Path) -> list[str]:
 
 
 def _on_each(
-    ray: Any, there: list[Node], task: Callable[..., T], arguments: Callable[[Node], tuple[Any, ...]]
+    ray: Any,
+    there: list[Node],
+    task: Callable[..., T],
+    arguments: Callable[[Node], tuple[Any, ...]],
+    patience: float | None,
 ) -> tuple[dict[str, T], list[str]]:
     """Runs a task on every node at the same time. Returns the answers by node, and why others gave none."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -344,7 +363,7 @@ def _on_each(
         ).remote(*arguments(node)): node
         for node in there
     }
-    answered, silent = ray.wait(list(asked), num_returns=len(asked), timeout=PATIENCE) if asked else ([], [])
+    answered, silent = ray.wait(list(asked), num_returns=len(asked), timeout=patience) if asked else ([], [])
     answers, problems = {}, []
     for reference in answered:
         node = asked[reference]
@@ -359,7 +378,7 @@ def _on_each(
     for reference in silent:
         ray.cancel(reference, force=True)
         problems.append(
-            f"cluster: {asked[reference].name} didn't answer within {PATIENCE:.0f} s; restart Ray there, or take the "
+            f"cluster: {asked[reference].name} didn't answer within {patience:.0f} s; restart Ray there, or take the "
             "node out."
         )
     return answers, sorted(problems)

@@ -70,7 +70,7 @@ class Driver:
         """
         self.config, self.direction, self.study, self.sampler = config, direction, study, sampler
         self.first, self.order, self.halt, self.group = first, order, halt, group
-        self.outage: Mistake | None = None
+        self.refusal: Mistake | None = None
         self.unfinished = _jobs([t for t in study.trials if not t.state.terminal])
         self.deadline = time.monotonic() + config.budget.hours * 3600 if config.budget.hours else None
         self.spent = device_seconds(study.trials, config.resources)
@@ -106,7 +106,7 @@ class Driver:
     @property
     def failure(self) -> Mistake | None:
         """Why the search can't go on here, though nothing is wrong with its trials."""
-        return self.outage or self.study.failure
+        return self.refusal or self.study.failure
 
     @property
     def out_of_time(self) -> bool:
@@ -286,8 +286,8 @@ class Driver:
         """
         if not outage(cause):
             return
-        self.outage = Mistake(sentence(numbers[0], cause, self.config.name))
-        raise self.outage
+        self.refusal = Mistake(sentence(numbers[0], cause, self.config.name))
+        raise self.refusal
 
     def end(self, number: int, state: State, cause: str, value: float | None = None) -> None:
         if not self.study.trials[number].state.terminal:
@@ -360,7 +360,12 @@ class RecordSearcher(Searcher):
         self.under_way: set[str] = set()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a string
-        if len(self.under_way) >= self.at_once():
+        try:
+            at_once = self.at_once()
+        except Mistake as mistake:  # on a node that has joined
+            self.driver.refusal = mistake
+            raise
+        if len(self.under_way) >= at_once:
             return None  # Tune asks again
         started = time.perf_counter()
         job = self.driver.next_job()

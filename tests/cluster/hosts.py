@@ -142,9 +142,9 @@ class Cluster:
         """A command on a host, to its end."""
         return self.hosts[host].run(*_medtune(*words), env={**self.environment, **more}, timeout=900)
 
-    def started(self, *words: object, host: int = 0) -> subprocess.Popen[bytes]:
-        """A command on a host, under way."""
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    def started(self, *words: object, host: int = 0, told: Path | None = None) -> subprocess.Popen[bytes]:
+        """A command on a host, under way. `told`: a new file for what it says to its standard error."""
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": told.open("wb") if told else subprocess.DEVNULL}
         return subprocess.Popen(self.hosts[host].command(*_medtune(*words)), env=self.environment, **quiet)  # type: ignore[call-overload, no-any-return]
 
     def free(self) -> dict[str, float]:

@@ -54,3 +54,26 @@ def test_a_node_that_comes_takes_trials_and_fills_its_own_cache(hosts: list[Host
     assert total["decoded"] == 2 * (len(prepared.train) + len(prepared.validation))
     assert total["computed"] == 2 * VIEWS * len(prepared.train)
     assert not list((tmp_path / "runs").glob("cache/*")), "nothing lies in a cache of all"
+
+
+def test_a_node_that_comes_with_other_packages_ends_the_search(hosts: list[Host], tmp_path: Path) -> None:
+    """It is looked at like those that were there before the start: one sentence names both places, no trial has failed,
+    and once the node is out a resume ends with all trials."""
+    theirs = tmp_path / "theirs"
+    (theirs / "spaces").mkdir(parents=True)
+    (theirs / "spaces" / "__init__.py").touch()
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.path.insert(0, {str(theirs)!r})\nimport spaces\n")
+    cluster = Cluster(hosts[:2], with_token())
+    settings = written(tmp_path, fixed_list(tmp_path, 3, EPOCHS, images=300, space=SPACE, resources={"concurrent": 1}))
+    found = SearchFolder(tmp_path / "runs" / "fixed")
+    driver = cluster.started("search", settings, "--address", cluster.address, told=tmp_path / "told")
+    wait_until(lambda: epochs_in(found.path) > 5, 400, "no trial has begun")
+    cluster.start(hosts[2], PYTHONPATH=str(tmp_path))
+    assert driver.wait(timeout=300) == 2, found.log.read_text()[-3000:]
+    told = " ".join((tmp_path / "told").read_text().split())
+    assert str(theirs / "spaces") in told and "joined while the search ran" in told and "Traceback" not in told, told
+    assert not [trial for trial in found.study().trials if trial.cause]
+    hosts[2].kill()
+    done = cluster.medtune("resume", found.path, "--address", cluster.address)
+    assert done.returncode == 0, done.stdout + done.stderr
+    check_whole(found, 3)
