@@ -14,6 +14,7 @@ from spaces.config import FORMAT
 from spaces.mistakes import Mistake
 from trainables.calibration import tempered
 from trainables.metrics import Over, Reliability, classes_numbered, predicted, reliability, undefined_reasons
+from trainables.predictions import read_arrays
 
 RESULT = "result.json"
 EXTERNAL = "-external-"  # in the name of a model's result on another test set
@@ -119,12 +120,12 @@ def _externals(folder: Path) -> tuple[dict[str, Any], ...]:
 def _configuration(folder: Path, report: dict[str, Any], names: tuple[str, ...], over: Over) -> Configuration:
     file = folder / f"{report['name']}-test.npz"
     try:
-        with np.load(file, allow_pickle=False) as saved:
-            probabilities, labels = saved["probabilities"], saved["labels"]
-    except (OSError, ValueError, KeyError):
+        saved = read_arrays(file, ("probabilities", "labels"))
+    except (OSError, ValueError):
         return Configuration(
             report, (), None, f"the test predictions ({file.name}) are missing or damaged", {}, None, None
         )
+    probabilities, labels = saved["probabilities"], saved["labels"]
     seeds = [run["seed"] for run in report["seeds"]]
     given = probabilities[seeds.index(report["shipped"]["seed"])]
     before, after, several = reliability(labels, given), None, labels.ndim != 1

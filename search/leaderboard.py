@@ -78,7 +78,7 @@ def told_apart(
     for backbone, trial in with_best:
         try:
             kept[backbone] = Predictions.load(trial_folder(search, trial.number) / PREDICTIONS)
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError):
             return f"the validation predictions of trial {trial.number} are missing or damaged"
     first = next(iter(kept.values()))
     if first.fold.any():

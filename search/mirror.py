@@ -268,7 +268,7 @@ class Mirror:
 
         try:
             predictions = Predictions.load(trial_folder(self.folder, winner.number) / PREDICTIONS)
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError):
             return
         with tempfile.TemporaryDirectory() as temporary:
             title = f"Trial {winner.number} of {self.search.name}, validation"

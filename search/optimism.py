@@ -56,7 +56,7 @@ def corrected_value(
     for trial in complete:
         try:
             kept.append(Predictions.load(trial_folder(search, trial.number) / PREDICTIONS))
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError):
             return f"the validation predictions of trial {trial.number} are missing or damaged"
     first = kept[0]
     folds = first.fold if first.fold.any() else None

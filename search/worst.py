@@ -57,7 +57,7 @@ def worst_errors(found: SearchFolder, trial: Trial, count: int = COUNT) -> list[
     prepared = found.prepared()
     try:
         kept = Predictions.load(trial_folder(found.path, trial.number) / PREDICTIONS)
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError):
         raise Mistake(
             f"report: --images: the validation predictions of trial {trial.number}, the best, are missing or damaged; "
             "leave --images out."

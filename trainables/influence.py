@@ -61,12 +61,12 @@ def _mean(path: Path, score: int, epochs: Sequence[int]) -> np.ndarray | None:
     try:
         table = np.load(path, mmap_mode="r", allow_pickle=False)
         return table[[epoch - 1 for epoch in epochs], score].mean(axis=0, dtype=np.float64)
-    except (OSError, ValueError, IndexError):
+    except (OSError, EOFError, ValueError, IndexError):
         return None
 
 
 def _shape(path: Path) -> tuple[int, ...] | None:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False).shape
-    except (OSError, ValueError):
+    except (OSError, EOFError, ValueError):
         return None

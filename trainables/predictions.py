@@ -3,6 +3,8 @@ patients."""
 
 from __future__ import annotations
 
+import io
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,10 +46,25 @@ class Predictions:
         """What `save` wrote.
 
         Raises:
-            OSError, ValueError, KeyError: not there, or damaged.
+            OSError: it can't be read.
+            ValueError: it is damaged.
         """
-        with np.load(path, allow_pickle=False) as saved:
-            return cls(**{name: saved[name] for name in cls.__dataclass_fields__})
+        return cls(**read_arrays(path, list(cls.__dataclass_fields__)))
+
+
+def read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Arrays of a NumPy archive (.npz), by their names.
+
+    Raises:
+        OSError: it can't be read.
+        ValueError: it is damaged, or lacks one of them.
+    """
+    data = path.read_bytes()
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as saved:
+            return {name: saved[name] for name in names}
+    except Exception as error:  # NumPy and zipfile have many of them: BadZipFile, EOFError, KeyError, OSError, ...
+        raise ValueError(f"{path.name}: damaged ({type(error).__name__})") from error
 
 
 def numbers_of(groups: np.ndarray) -> np.ndarray:

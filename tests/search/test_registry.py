@@ -23,6 +23,7 @@ from search.final import final as run_final
 from search.folder import SETTINGS, SearchFolder
 from search.mirror import MODEL_TAG, Mirror
 from search.mlflow_store import MLFLOW_SETTINGS, connect
+from search.record import best
 from search.registry import FinalModel, final_models, requirements
 from search.tracking import local_uri, search_facts, sync_once
 from search.ui import free_port
@@ -30,6 +31,7 @@ from tests.search.conftest import succeed, write_digits
 from tests.search.finals import final_of, search_of
 from tests.search.test_predict import SEARCH
 from trainables.card import README, write_card
+from trainables.trial_files import PREDICTIONS, trial_folder
 
 STARTING = 240  # seconds that a server may take on a busy machine
 
@@ -63,10 +65,14 @@ def search(made: SearchFolder, tmp_path: Path) -> Path:
     return folder
 
 
-def model_runs(search: Path) -> list[Any]:
+def all_runs(search: Path, where: str = "") -> list[Any]:
     client = connect(local_uri(search.parent))
     experiment = client.get_experiment_by_name("medtune").experiment_id
-    return list(client.search_runs([experiment], f"tags.`{MODEL_TAG}` LIKE '%'"))
+    return list(client.search_runs([experiment], where))
+
+
+def model_runs(search: Path) -> list[Any]:
+    return all_runs(search, f"tags.`{MODEL_TAG}` LIKE '%'")
 
 
 def versions(search: Path) -> list[Any]:
@@ -100,6 +106,20 @@ def test_what_a_person_reads(made: SearchFolder) -> None:
     needs = {need.partition("==")[0] for need in requirements()}
     assert {"torch", "timm", "pillow", "pydantic"} <= needs and not needs & {"ray", "optuna", "matplotlib"}
     assert not any("+" in need for need in requirements())
+
+
+def test_damaged_predictions_of_the_best_only_have_no_pictures(tmp_path: Path) -> None:
+    """The rest is sent, and the search's own run ends."""
+    write_digits(tmp_path / "images", 100)
+    found = search_of(tmp_path, **{**SEARCH, "mlflow": "local"})
+    winner = best(found.study().trials, "maximize")
+    assert winner is not None
+    folder = trial_folder(found.path, winner.number)
+    folder.mkdir(parents=True)
+    (folder / PREDICTIONS).write_bytes(b"PK\3\4, and no more of a zip archive")
+    sync_once(found.path)
+    [parent] = [r for r in all_runs(found.path) if "mlflow.parentRunId" not in r.data.tags]
+    assert parent.info.status != "RUNNING" and "best_value" in parent.data.metrics
 
 
 @pytest.mark.slow

@@ -355,6 +355,9 @@ def test_undefined_is_never_a_number(found: SearchFolder, tmp_path: Path) -> Non
     assert "No interval: class 9 has no groups." in text and "not known" in text
     assert f"the test predictions ({missing.name}) are missing or damaged" in text
     assert "nan" not in text
+    missing.write_bytes(b"PK\3\4, and no more of a zip archive")
+    text = Page(report([SearchFolder(copy)], tmp_path / "d.html").read_text(encoding="utf-8")).text
+    assert f"the test predictions ({missing.name}) are missing or damaged" in text
 
 
 def test_mistakes(found: SearchFolder, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import base64
 import io
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +12,14 @@ from PIL import Image
 
 from search.folder import SearchFolder
 from search.leaderboard import leaderboard, told_apart
+from search.optimism import corrected_value
 from search.record import State, best
 from search.report import report
 from search.worst import SIDE, _ranked, worst_errors
 from spaces.mistakes import Mistake
-from tests.search.conftest import write_digits
+from tests.search.conftest import medtune, write_digits
 from tests.search.test_report import Page, make
+from tests.trainables.test_predictions import DAMAGES
 from trainables.data.units import units_of
 from trainables.files import write_text
 from trainables.predictions import Predictions, numbers_of
@@ -136,3 +140,25 @@ def test_an_image_that_has_changed_is_refused(found: SearchFolder, tmp_path: Pat
     finally:
         for path, data in before.items():
             path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_predictions_leave_the_rest_of_a_report(
+    found: SearchFolder, tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    """What rests on them is said to be missing; with --images, which needs them, a sentence and no page."""
+    copy = tmp_path / "found"
+    shutil.copytree(found.path, copy)
+    study = SearchFolder(copy).study()
+    winner = best(study.trials, "maximize")
+    assert winner is not None
+    file = trial_folder(copy, winner.number) / PREDICTIONS
+    file.write_bytes(damage(file.read_bytes()))
+    said = f"the validation predictions of trial {winner.number} are missing or damaged"
+    rows = leaderboard(study.trials, found.config().backbones, "maximize", study.identity["weights"])
+    assert told_apart(copy, rows, "balanced_accuracy", "maximize") == said
+    assert corrected_value(copy, study.trials, "balanced_accuracy") == said
+    assert medtune("report", copy, "-o", tmp_path / "a.html").returncode == 0
+    assert said in Page((tmp_path / "a.html").read_text()).text
+    refused = medtune("report", copy, "-o", tmp_path / "b.html", "--images")
+    assert refused.returncode == 2 and "are missing or damaged; leave --images out" in refused.stderr

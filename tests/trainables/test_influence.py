@@ -58,6 +58,10 @@ def test_rows_are_kept_by_epoch_and_averaged(tmp_path: Path) -> None:
     assert paired_error([(tmp_path / "a", tmp_path / "c")], METRIC, (2,)) == 0, "begun anew"
     (tmp_path / "b" / FILE).write_bytes((tmp_path / "b" / FILE).read_bytes()[:200])
     assert paired_error([pair], METRIC, (1,)) is None, "torn"
+    (tmp_path / "b" / FILE).write_bytes(b"")
+    assert paired_error([pair], METRIC, (1,)) is None, "empty"
+    keep(tmp_path / "b", 1, 4, a[0])
+    assert paired_error([pair], METRIC, (1,)) == 0, "begun anew where it was empty"
 
 
 def test_a_trial_keeps_what_its_reports_say(digits: Digits, tmp_path: Path) -> None:
