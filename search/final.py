@@ -83,7 +83,7 @@ def final(
     if code_digest() != first.digests.code:
         console.print("The code has changed since the export: figures may differ from the trial's own.")
 
-    started = time.time()
+    started = time.monotonic()
     results = train(candidates, folder, prepared, fit, workers, console)
     cache = Path(first.cache)
     searches = tuple(sorted({c.export.found.search for c in candidates}))
@@ -117,7 +117,7 @@ def final(
         "test_groups": len(np.unique(test.groups)),
         "test_units": len(np.unique(test.units)),
         "opening": {**asdict(standing), "what": what, "reason": again or ""},
-        "seconds": time.time() - started,
+        "seconds": time.monotonic() - started,
         "configurations": reports,
         "comparison": comparison,
     }

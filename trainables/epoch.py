@@ -57,6 +57,7 @@ def evaluated(
     """The report of an epoch from the probabilities [U, classes] of the validation units and the steps' losses.
 
     Args:
+        started: by `time.monotonic`, which a step of the clock leaves as it is.
         folder: of the trial, where it is kept what each group does to its scores (`trainables.influence`).
     """
     units, classes = data.validation.units, len(data.classes)
@@ -75,7 +76,6 @@ def evaluated(
         none = np.full(len(np.unique(units.groups)), np.nan)
         rows = [none if one is None else one for one in (moved, moved_proper)]
         keep_influence(folder, epoch, config.epochs, np.stack(rows))
-    now = time.time()
     return EpochReport(
         epoch=epoch,
         value=value,
@@ -83,8 +83,8 @@ def evaluated(
         undefined=undefined,
         train_loss=float(losses.mean()),
         metrics={name: number for name, number in others.items() if isinstance(number, float)},
-        seconds=now - started,
-        time=now,
+        seconds=time.monotonic() - started,
+        time=time.time(),
         step_losses=tuple(losses.tolist()),
     )
 

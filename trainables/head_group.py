@@ -138,7 +138,7 @@ def fine_tune_heads(
         running = [k for k, m in enumerate(members) if m.ended is None and not m.stopped]
         if not running:
             break
-        started = time.time()
+        started = time.monotonic()
         train.look_at(epoch)
         features_ND = train.all_rows()
         orders = [epoch_order(c.seed, epoch, strata, c.sampling) for c in configs]
@@ -157,10 +157,10 @@ def fine_tune_heads(
             losses[step] = heads.step(x_KBD, wanted)
             watchdog.beat()
         of_trials = losses.T.cpu()
-        share = (time.time() - started) / len(running)  # of the pass, which is no trial's own
+        share = (time.monotonic() - started) / len(running)  # of the pass, which is no trial's own
         for k in running:
             own = folders[k] if folders else None
-            _close_epoch(members[k], epoch, of_trials[k], heads, k, judged_VD, data, time.time() - share, own)
+            _close_epoch(members[k], epoch, of_trials[k], heads, k, judged_VD, data, time.monotonic() - share, own)
             watchdog.beat()
         if epoch + 1 == first.epochs or time.monotonic() - saved_at >= pause:
             saved.save(epoch + 1)

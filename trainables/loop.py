@@ -140,7 +140,7 @@ def fine_tune(
 
     with Telling(reports, partial(state.save, reports), report, place, pause) as telling:
         for epoch in range(len(reports), config.epochs):
-            started = time.time()
+            started = time.monotonic()
             model.train()
             losses = torch.zeros(steps_an_epoch, device=place.device)
             prefix.look_at(epoch)

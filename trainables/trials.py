@@ -89,7 +89,7 @@ def run(order: dict[str, Any], report: Report, place: Place | None = None) -> No
         Exception: an error of which it isn't known what state it leaves the process in. It was told before. Of several
             workers also one that the others may not have met.
     """
-    received = time.time()
+    received = time.monotonic()
     alone = len(order["trials"]) == 1 and not _group_folder(order).exists()
     stacks = (_folder(order, order["trials"][0]) if alone else _group_folder(order)) / STACKS
     if place and not place.first:
@@ -166,7 +166,7 @@ def _run_trial(trial: TrialOrder, order: dict[str, Any], place: Place, received:
         place.wait()
         data = _data_of(order, config)
         decoded = _decoded(data)
-        ready = time.time()
+        ready = time.monotonic()
         valued = fine_tune_folds(
             config, data, folds, folder, report, place, _store(order), PAUSE, order.get("shard", False)
         )
@@ -192,7 +192,7 @@ def _run_group(
         _link_checkpoints(order, _group_folder(order), 1)
         of_fold = _data_of(order, configs[0])
         decoded, data = _decoded(of_fold), of_fold(0)
-        ready = time.time()
+        ready = time.monotonic()
         members, counts = fine_tune_heads(
             configs, data, _group_folder(order), report, place, _store(order), PAUSE, folders
         )
