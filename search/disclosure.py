@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from spaces.backbone import pieces
 from spaces.config import SearchConfig
 from spaces.library import assemble
 from spaces.mistakes import Mistake
@@ -86,6 +87,19 @@ def public_value(value: Any) -> str:
     if value is None or isinstance(value, bool | int | float) or NAME.fullmatch(str(value)):
         return str(value)
     return "withheld"
+
+
+def public_parameter(name: str, value: Any) -> str:
+    """A value of the parameter of that name as text, or `withheld`; a backbone's name is no path, though it may have a
+    `/` (`timm/convnext_tiny.in12k`)."""
+    return public_backbone(str(value)) if name == "backbone" else public_value(value)
+
+
+def public_backbone(name: str) -> str:
+    """A backbone's name: plain, or a plain one after the name of a family; `withheld` where it is neither."""
+    family, slash, model = name.partition("/")
+    known = bool(slash) and NAME.fullmatch(model) is not None and family in pieces("backbones")
+    return name if known else public_value(name)
 
 
 def public_cause(cause: str) -> str:

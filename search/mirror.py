@@ -14,7 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from search.disclosure import NAME, SearchFacts, public_cause, public_label, public_value
+from search.disclosure import (
+    NAME,
+    SearchFacts,
+    public_backbone,
+    public_cause,
+    public_label,
+    public_parameter,
+    public_value,
+)
 from search.mlflow_store import connect as connect
 from search.mlflow_store import experiment_of
 from search.note import note
@@ -137,7 +145,7 @@ class Mirror:
         tags = {TRIAL_TAG: tag, PARENT_TAG: parent.run_id}
         run = self._run(client, tag, f"trial {trial.number:04d}", trial.started, tags)
         params = {
-            name: public_value(value)
+            name: public_parameter(name, value)
             for name, value in trial.point.items()
             if NAME.fullmatch(name) and (self.search.searched is None or name in self.search.searched)
         }  # what is the same for all trials would only be an axis without a meaning
@@ -151,7 +159,7 @@ class Mirror:
             "medtune.why": public_cause(trial.why),
             **({"medtune.seconds": f"{trial.seconds:.1f}"} if trial.state.terminal else {}),
             **{
-                f"medtune.{name}": public_value(trial.point[name])
+                f"medtune.{name}": public_parameter(name, trial.point[name])
                 for name in ("backbone", "trained_blocks")
                 if name in trial.point
             },
@@ -202,7 +210,7 @@ class Mirror:
         hours = sum(map(self._device_hours, trials))
         tags = {
             "medtune.metric": f"{search.metric} ({search.direction})",
-            "medtune.backbones": public_value(search.backbones),
+            "medtune.backbones": ", ".join(map(public_backbone, search.backbones)),
             "medtune.data_digest": search.data_digest,
             "medtune.split_digest": search.split_digest,
             "medtune.best_trial": str(winner.number) if winner else "none yet",
@@ -345,7 +353,7 @@ def _fixed(search: SearchFacts, trials: list[Trial]) -> dict[str, str]:
     if search.searched is None or not trials:
         return {}
     point = trials[-1].point
-    return {k: public_value(v) for k, v in point.items() if NAME.fullmatch(k) and k not in search.searched}
+    return {k: public_parameter(k, v) for k, v in point.items() if NAME.fullmatch(k) and k not in search.searched}
 
 
 def _ms(seconds: float) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from search.disclosure import NAME, SearchFacts, public_value
+from search.disclosure import NAME, SearchFacts, public_parameter
 from search.record import State, Trial
 from search.trial_text import parameters_text, value_text
 
@@ -34,7 +34,8 @@ def note(
         lines.append("No complete trial yet.")
     else:
         chosen = {k: v for k, v in winner.point.items() if search.searched is None or k in search.searched}
-        public = {k: v if isinstance(v, float) else public_value(v) for k, v in chosen.items() if NAME.fullmatch(k)}
+        named = {k: v for k, v in chosen.items() if NAME.fullmatch(k)}
+        public = {k: v if isinstance(v, float) else public_parameter(k, v) for k, v in named.items()}
         what = parameters_text(public)
         of_fold = int(search.settings.get("budget.epochs", winner.done))
         lines.append(

@@ -15,7 +15,7 @@ from PIL import Image
 
 import spaces
 import trainables
-from search.disclosure import NAME, public_label, public_value
+from search.disclosure import NAME, public_label, public_parameter
 from search.final_result import RESULT
 from search.interval_text import interval_text
 from spaces.backbone import backbone
@@ -70,7 +70,8 @@ class FinalModel:
         }
 
     def params(self) -> dict[str, str]:
-        return {name: public_value(value) for name, value in self.card["config"].items() if NAME.fullmatch(name)}
+        config = self.card["config"]
+        return {name: public_parameter(name, value) for name, value in config.items() if NAME.fullmatch(name)}
 
     def line(self) -> str:
         """For the search's own page."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -27,7 +27,7 @@ from scipy import integrate, stats
 
 from search import figures
 from search.console import duration
-from search.disclosure import public_cause
+from search.disclosure import public_backbone, public_cause
 from search.final_result import Configuration, FinalResult, finals
 from search.folder import SearchFolder, to_yaml
 from search.interval_text import unreliable
@@ -267,14 +267,17 @@ def shown_settings(config: SearchConfig) -> dict[str, Any]:
     plain["checkpoints"] = "an object store" if plain["checkpoints"] else "the search's folder"
     plain["study"] = "a database" if plain["study"] else "a journal in the search's folder"
     plain["mlflow"] = plain["mlflow"] if plain["mlflow"] in ("local", "off") else "a tracking server"
-    return _without_paths(plain)
+    return _without_paths(plain, {name for name in config.backbones if public_backbone(name) == name})
 
 
-def _without_paths(data: Any) -> Any:
+def _without_paths(data: Any, kept: Collection[str]) -> Any:
+    """Settings with what looks like a path cut down to its end, but for the names that are `kept`."""
     if isinstance(data, dict):
-        return {key: _without_paths(value) for key, value in data.items()}
+        return {key: _without_paths(value, kept) for key, value in data.items()}
     if isinstance(data, list):
-        return [_without_paths(value) for value in data]
+        return [_without_paths(value, kept) for value in data]
+    if isinstance(data, str) and data in kept:
+        return data
     if isinstance(data, str) and "://" in data:
         return "an address"
     if isinstance(data, str) and ("/" in data or "\\" in data):

@@ -8,7 +8,7 @@ import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from search.disclosure import public_cause, public_label, public_value
+from search.disclosure import public_cause, public_label, public_parameter
 from search.final_result import finals
 from search.folder import SearchFolder
 from search.spent import devices
@@ -59,7 +59,7 @@ def _trials(found: SearchFolder) -> Iterator[dict[str, Any]]:
             "standard_error": trial.standard_error(config.budget.epochs),
             "epochs": trial.done,
             "device_hours": trial.seconds * devices(config.resources) / 3600,
-            **{name: _plain(value) for name, value in trial.point.items()},
+            **{name: _plain(name, value) for name, value in trial.point.items()},
         }
 
 
@@ -86,5 +86,5 @@ def _source(of: dict[str, Any], part: str) -> str:
     return public_label(source) if source else ""
 
 
-def _plain(value: Any) -> Any:
-    return value if isinstance(value, int | float) else public_value(value)
+def _plain(name: str, value: Any) -> Any:
+    return value if isinstance(value, int | float) else public_parameter(name, value)
