@@ -34,7 +34,7 @@ def write_ensemble(
         more: what its card says besides.
 
     Returns:
-        `test`, `calibration` and `operating_points`.
+        `test`, `classes`, `subgroups`, `calibration` and `operating_points`.
     """
     mean = probabilities.mean(axis=0, dtype=probabilities.dtype)
     found = judge(mean[None], _validation(list(runs.values())))
@@ -46,7 +46,8 @@ def write_ensemble(
         "operating_points": points,
     }
     save_ensemble(folder, {f"seed-{seed}": run / MODEL for seed, run in runs.items()}, card)
-    return {"test": found["shipped"], "calibration": calibration, "operating_points": points}
+    kept = ("classes", "subgroups", "calibration", "operating_points")
+    return {"test": found["shipped"], **{name: found[name] for name in kept}}
 
 
 def _validation(runs: list[Path]) -> Predictions | None:

@@ -13,11 +13,12 @@ from spaces.config import OperatingPointConfig
 from trainables.calibration import at_threshold, calibration, operating_point, quality, tempered
 from trainables.data.manifest import Task
 from trainables.data.units import Units
-from trainables.intervals import Interval, group_bootstrap, seed_interval
-from trainables.metrics import PROPER, Over, Undefined, by_class, summary
+from trainables.intervals import Interval, group_bootstrap, seed_interval, share_interval
+from trainables.metrics import PROPER, Over, Undefined, by_class, predicted, summary
 from trainables.predictions import Predictions
 
 SUBGROUP_RESAMPLES = 2_000
+CLASS_RESAMPLES = 2_000
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ def evaluate(
         point: what thresholds are to reach on `validation`; the default's by default.
 
     Returns:
-        `test` (expected over seeds), `shipped`, `classes`, `subgroups`; and `calibration` and `operating_points`, None
-        where they weren't fixed.
+        `test` (expected over seeds), `shipped`, `classes` (each with the `intervals` of what is told of it) and
+        `subgroups`; and `calibration` and `operating_points`, None where they weren't fixed.
     """
     truth, groups, classes = units.truth, units.groups, len(names)
     own = probabilities[shipped]
@@ -63,8 +64,8 @@ def evaluate(
         "test": _interval(lambda: seed_interval(metric, truth, probabilities, groups, classes=names, over=over)),
         "shipped": _interval(lambda: group_bootstrap(metric, truth, own, groups, classes=names, over=over)),
         "classes": [
-            {"name": name, **asdict(of_class)}
-            for name, of_class in zip(names, by_class(truth, own, classes), strict=True)
+            {"name": name, **asdict(of_class), "intervals": _intervals_of_class(c, truth, own, groups, names)}
+            for c, (name, of_class) in enumerate(zip(names, by_class(truth, own, classes), strict=True))
         ],
         "subgroups": _subgroups(metric, units, own, names, over),
         "calibration": _calibrated(units, own, validation, classes, over) if validation else None,
@@ -75,11 +76,41 @@ def evaluate(
     }
 
 
+def intervals_of_seeds(
+    metric: str, units: Units, probabilities: np.ndarray, names: Sequence[str], over: Over = None
+) -> list[dict[str, Any]]:
+    """Of each seed's model by itself, by probabilities [S, U, C]: what other groups would have given."""
+
+    def of(own: np.ndarray) -> dict[str, Any]:
+        return _interval(lambda: group_bootstrap(metric, units.truth, own, units.groups, classes=names, over=over))
+
+    return [of(own) for own in probabilities]
+
+
 def metrics_of_seeds(
     units: Units, probabilities: np.ndarray, task: Task, over: Over = None
 ) -> list[dict[str, float | None]]:
     """Every metric of each seed's model, by probabilities [S, U, C]."""
     return [summary(units.truth, of_seed, of_seed.shape[-1], task, over=over) for of_seed in probabilities]
+
+
+def _intervals_of_class(
+    c: int, truth: np.ndarray, own: np.ndarray, groups: np.ndarray, names: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Of one class, or finding, against the rest: by what is told of it. Findings have no recall, nor has a class
+    without rows."""
+
+    def ranked(metric: str) -> dict[str, Any]:
+        return _interval(
+            lambda: group_bootstrap(metric, truth, own, groups, classes=names, over=[c], resamples=CLASS_RESAMPLES)
+        )
+
+    found = {"auroc": ranked("macro_auroc"), "average_precision": ranked("macro_average_precision")}
+    rows = truth == c
+    if truth.ndim == 1 and rows.any():
+        right = predicted(own)[rows] == c
+        found["recall"] = asdict(share_interval(right, groups[rows], resamples=CLASS_RESAMPLES))
+    return found
 
 
 def _subgroups(

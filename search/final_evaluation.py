@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from search.ensemble import write_ensemble
-from search.evaluation import evaluate, metrics_of_seeds
+from search.evaluation import evaluate, intervals_of_seeds, metrics_of_seeds
 from search.final_runs import Candidate, run_name
 from search.ledger import Standing
 from spaces.config import Direction, TrialConfig
@@ -66,9 +66,13 @@ def evaluated(
         },
         "reseeded": reseeded_value([run["validation"] for run in runs]),
         "seeds": [
-            {"seed": seed, "validation": run["validation"], "test": metrics}
-            for seed, run, metrics in zip(
-                candidate.seeds, runs, metrics_of_seeds(units, stacked, test.task, over), strict=True
+            {"seed": seed, "validation": run["validation"], "test": metrics, "interval": interval}
+            for seed, run, metrics, interval in zip(
+                candidate.seeds,
+                runs,
+                metrics_of_seeds(units, stacked, test.task, over),
+                intervals_of_seeds(metric, units, stacked, test.classes, over),
+                strict=True,
             )
         ],
         "test": found["test"],

@@ -52,6 +52,11 @@ class Configuration:
     calibrated: Reliability | None
     """The same at its temperature; None where it has none."""
 
+    def intervals_of_class(self, index: int) -> dict[str, Any]:
+        """Of the shipped model by what is told of a class; empty in results of earlier versions."""
+        of_class = self.report.get("classes") or []
+        return of_class[index].get("intervals", {}) if index < len(of_class) else {}
+
 
 @dataclass(frozen=True)
 class FinalResult:

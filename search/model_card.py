@@ -57,7 +57,7 @@ def card_text(model: Path, result: dict[str, Any], report: dict[str, Any], data:
     """
     card = read_card(model, (MODEL, ENSEMBLE))
     is_ensemble = card["kind"] == ENSEMBLE
-    counts, config = result["counts"], report["config"]
+    counts, config, own = result["counts"], report["config"], report["ensemble"] if is_ensemble else report
     licence = backbone(config["backbone"]).licence
     environment = Environment(
         loader=PackageLoader("search"), autoescape=False, undefined=StrictUndefined, trim_blocks=True,
@@ -67,7 +67,7 @@ def card_text(model: Path, result: dict[str, Any], report: dict[str, Any], data:
     return environment.get_template(TEMPLATE).render(
         {key: card[key] for key in ("classes", "temperature", "operating_points", "opening", "fit", "combine", "test")}
         | {key: card[key] for key in ("metric", "digests", "digest")}
-        | {key: report[key] for key in ("found", "seeds", "shipped", "subgroups", "config")}
+        | {key: report[key] for key in ("found", "seeds", "shipped", "config")}
         | {key: card["preprocessing"][key] for key in ("pixels", "mean", "std")}
         | data,
         name=model.name.partition("-")[2],
@@ -79,8 +79,9 @@ def card_text(model: Path, result: dict[str, Any], report: dict[str, Any], data:
         expected=report["test"],
         classes_averaged=result.get("classes_averaged"),
         caveats=result.get("caveats", []),
-        by_class=report["classes"],
-        calibration=(report["ensemble"] if is_ensemble else report)["calibration"],
+        by_class=own["classes"],
+        subgroups=own["subgroups"],
+        calibration=own["calibration"],
         scarce=[name for name in card["classes"] if counts["test"][name] < LEAST],
         least=LEAST,
         licence=licence,

@@ -16,7 +16,7 @@ from sklearn.metrics import roc_curve
 from sklearn.model_selection import GroupKFold
 
 from spaces.config import Target
-from trainables.intervals import Interval, group_bootstrap
+from trainables.intervals import Interval, share_interval
 from trainables.metrics import PROPER, Over, Undefined, against_rest, checked, compute
 
 COLDEST, HOTTEST = 0.02, 50.0
@@ -223,13 +223,9 @@ def at_threshold(
     called = test_scores >= threshold
 
     def share(rows: np.ndarray, right: np.ndarray) -> Interval:
-        """Of these rows those that are called rightly: an accuracy whose only class is 1."""
-        ones = np.ones(int(rows.sum()), dtype=np.int64)
-        decided = np.eye(2)[right[rows].astype(int)]
+        """Of these rows those that are called rightly."""
         groups = np.asarray(test_groups)[scored][rows]
-        return group_bootstrap(
-            "accuracy", ones, decided, groups, classes=2, resamples=resamples, level=level, seed=seed
-        )
+        return share_interval(right[rows], groups, resamples=resamples, level=level, seed=seed)
 
     return share(truth, called), share(~truth, ~called)
 

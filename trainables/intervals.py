@@ -87,6 +87,21 @@ def group_bootstrap(
     )  # fmt: skip
 
 
+def share_interval(
+    right: np.ndarray, groups: np.ndarray, *, resamples: int = 10_000, level: float = 0.95, seed: int = 0
+) -> Interval:
+    """`group_bootstrap` of the share of rows that are right (sensitivity, specificity, recall of a class): an accuracy
+    whose only class is 1.
+
+    Args:
+        right: bool [N].
+        groups: [N].
+        Others: as for `group_bootstrap`.
+    """
+    ones, decided = np.ones(len(right), dtype=np.int64), np.eye(2)[right.astype(int)]
+    return group_bootstrap("accuracy", ones, decided, groups, classes=2, resamples=resamples, level=level, seed=seed)
+
+
 def seed_interval(
     metric: str,
     labels: np.ndarray,

@@ -130,6 +130,28 @@ def test_an_export_says_what_its_value_means(found: SearchFolder, made: Path) ->
     assert (saved.found.protocol, saved.found.folds) == ("own", 1)
 
 
+def test_every_seed_and_class_has_its_interval(result: dict[str, Any], made: Path) -> None:
+    """Around its own value; where a class has none, there is none and the reason is told."""
+    for configuration in result["configurations"]:
+        for run in configuration["seeds"]:
+            assert run["interval"]["value"] == pytest.approx(run["test"]["macro_auroc"])
+            assert run["interval"]["low"] < run["interval"]["value"] < run["interval"]["high"]
+        [shipped] = [r for r in configuration["seeds"] if r["seed"] == configuration["shipped"]["seed"]]
+        assert shipped["interval"] == configuration["shipped"]["test"], "the model that ships is told with one interval"
+        saved = np.load(made / f"{configuration['name']}-test.npz")
+        labels, ensemble = saved["labels"], saved["probabilities"].mean(axis=0)
+        intervals = []
+        for c, row in enumerate(configuration["classes"]):
+            assert set(row["intervals"]) == {"recall", "auroc", "average_precision"}
+            for what, interval in row["intervals"].items():
+                assert interval["value"] == pytest.approx(row[what]), what
+                assert interval["low"] is not None or any("no interval" in note for note in interval["warnings"])
+                intervals += [interval["low"] < interval["value"] < interval["high"]] if interval["low"] else []
+            of_ensemble = configuration["ensemble"]["classes"][c]["intervals"]["recall"]["value"]
+            assert of_ensemble == pytest.approx((ensemble[labels == c].argmax(1) == c).mean()), "its own, not a seed's"
+        assert len(intervals) > 10 and all(intervals)
+
+
 def test_proper_scores_have_intervals_and_the_calibration_error_none(result: dict[str, Any]) -> None:
     for configuration in result["configurations"]:
         calibrated = configuration["calibration"]

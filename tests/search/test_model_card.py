@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from search.model_card import card_text
+from search.model_card import _interval, card_text
 from spaces.backbone import table
 from tests.search.conftest import write_digits
 from tests.search.finals import final_of, search_of
@@ -42,8 +42,17 @@ def test_what_is_promised_is_on_it(final: Path, told: tuple[dict[str, Any], dict
         row = f"| {name} | " + " | ".join(str(result["counts"][p][name]) for p in ("train", "validation", "test"))
         assert row in text
     for run in report["seeds"]:
-        assert f"| {run['seed']}" in text and f"{run['test']['balanced_accuracy']:.4f} |" in text
+        assert f"| {run['seed']}" in text and f"| {_interval(run['interval'])} |" in text
+    for row in report["classes"]:
+        told_of = [_interval(row["intervals"][what]) for what in ("recall", "auroc", "average_precision")]
+        assert f"| {row['name']} | {row['positive']} | {' | '.join(told_of)} |" in text
+    for part in ("test_before", "test_after"):
+        own = report["calibration"]["intervals"][part]
+        assert own["brier"]["low"] is not None
+        error = report["calibration"][part]["ece"]
+        assert f"| {_interval(own['log_loss'])} | {_interval(own['brier'])} | {error:.4f} |" in text
     for words in (
+        "has no interval: of few images",
         f"{report['shipped']['test']['value']:.4f}",
         "opening 1 of this test set",
         f"medtune predict {model.name} IMAGES",
@@ -68,6 +77,14 @@ def test_an_interval_of_few_groups_says_so(final: Path, told: tuple[dict[str, An
         assert f"| 0.7000 [0.5000, 0.9000]{mark} |" in text
 
 
+def test_it_is_not_called_the_best(final: Path, told: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    """It may be the second, or the best of its backbone alone."""
+    result, report = told
+    report["found"] |= {"trial": 7, "complete": 9}
+    text = " ".join(card_text(next(final.glob("model-*")), result, report, DATA).split())
+    assert "(trial 7, chosen from 9 complete trials)" in text and "the best of 9" not in text
+
+
 def test_the_ensembles_card_is_its_own(final: Path, told: tuple[dict[str, Any], dict[str, Any]]) -> None:
     [ensemble] = final.glob("ensemble-*")
     text = (ensemble / README).read_text()
@@ -75,6 +92,9 @@ def test_the_ensembles_card_is_its_own(final: Path, told: tuple[dict[str, Any], 
     assert "The mean of 2 seeds' models" in text
     assert f"| this ensemble | {found['test']['value']:.4f}" in text
     assert f"at temperature {found['calibration']['temperature']:.4f}" in text
+    for row in found["classes"]:
+        assert f"| {row['name']} | {row['positive']} | {_interval(row['intervals']['recall'])} |" in text
+    assert f"| {_interval(found['calibration']['intervals']['test_after']['log_loss'])} |" in text
     assert "expected of the configuration" not in text and f"medtune predict {ensemble.name}" in text
 
 
