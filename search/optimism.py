@@ -28,11 +28,14 @@ def corrections(
     found: dict[int, Corrected | str] = {}
     for number in wanted:
         of_backbone = [t for t in trials if t.point["backbone"] == trials[number].point["backbone"]]
-        chosen_from = next((some for some in (trials, of_backbone) if best(some, direction) is trials[number]), None)
-        if chosen_from is None:
+        if best(trials, direction) is trials[number]:
+            found[number] = corrected_value(search, trials, metric, over)
+        elif best(of_backbone, direction) is not trials[number]:
             found[number] = "it was the best neither of all trials nor of its backbone"
+        elif sum(t.state is State.COMPLETE for t in of_backbone) < 2:
+            found[number] = "there are fewer than two complete trials of its backbone, whose best it was"
         else:
-            found[number] = corrected_value(search, chosen_from, metric, over)
+            found[number] = corrected_value(search, of_backbone, metric, over)
     return found
 
 

@@ -56,7 +56,8 @@ def test_each_is_corrected_for_what_it_was_chosen_from(told: tuple[SearchFolder,
     winner = max(trials, key=lambda t: t.value or 0).number
     of_all = corrections(found.path, trials, "maximize", "macro_auroc", [0, 1], range(5))
     assert isinstance(of_all[winner], Corrected)
-    assert of_all[1 - winner] == "there are fewer than two complete trials", "the best of one of its backbone"
+    alone = "there are fewer than two complete trials of its backbone, whose best it was"
+    assert of_all[1 - winner] == alone, "the best of one of its backbone, though there are two trials"
     again = [*trials, Trial(2, dict(trials[winner].point), 0, "j", 0.0, state=trials[0].state, value=0.0)]
     assert "neither of all trials" in str(corrections(found.path, again, "maximize", "macro_auroc", [2])[2])
 
