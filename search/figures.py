@@ -178,7 +178,7 @@ def intervals(rows: Sequence[tuple[str, float, float | None, float | None]], met
 
 def reliability(before: Reliability, after: Reliability | None, temperature: float | None) -> str:
     """How often what is predicted is so, by the probability that it is given; before and after a temperature."""
-    with _figure(WIDTH * 0.5, WIDTH * 0.45) as figure:
+    with _figure(WIDTH * 0.5, WIDTH * 0.48) as figure:
         axes = figure.add_subplot()
         axes.plot([0, 1], [0, 1], color=GREY, lw=0.9, ls=":")
         axes.plot(
@@ -188,7 +188,7 @@ def reliability(before: Reliability, after: Reliability | None, temperature: flo
             label = f"at temperature {temperature:.3g}"
             axes.plot(after.confidence, after.share, "s--", color=PALETTE[1], lw=1.2, ms=5, label=label)
         axes.set(xlabel="probability given", ylabel="share that is so", xlim=(0, 1.01), ylim=(0, 1.01), aspect="equal")
-        axes.legend(loc="upper left", frameon=False, fontsize=9)
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)  # curves may be anywhere inside
         return _svg(figure, "How often what is predicted is so, by the probability it is given, on the test set.")
 
 
