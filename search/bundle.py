@@ -25,6 +25,7 @@ from search.folder import SearchFolder, to_yaml
 from search.outputs import check_folder
 from search.record import best
 from search.results_table import results_table
+from search.trial_text import value_text
 from spaces.config import FORMAT, SearchConfig
 from spaces.mistakes import Mistake
 from trainables.data.prepared import Prepared
@@ -66,7 +67,12 @@ def bundle(found: SearchFolder, output: Path) -> Path:
             loader=PackageLoader("search"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
         )
         readme = environment.get_template(TEMPLATE).render(
-            name=config.name, root=ROOT, best=winner, metric=study.identity["metric"], identity=identity
+            name=config.name,
+            root=ROOT,
+            best=winner,
+            metric=study.identity["metric"],
+            value=value_text(winner, str(study.identity["metric"]), config.budget.epochs) if winner else "",
+            identity=identity,
         )
         write_text(folder / "README.md", readme)
     return output

@@ -232,12 +232,15 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def report(options: argparse.Namespace) -> None:
+    from search.report import holds_images
     from search.report import report as write
 
     path = write([find(s) for s in options.search], Path(options.output), images=options.images)
     Console.of_terminal().print(f"Report: {path}")
-    if options.images:
+    if options.images and holds_images(path):
         Console.of_terminal().print("It holds images of patients: send it only where they may go.")
+    elif options.images:
+        Console.of_terminal().print("It holds no images: nothing on validation was got wrong, or no trial is complete.")
 
 
 def predict(options: argparse.Namespace) -> None:

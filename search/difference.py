@@ -11,7 +11,7 @@ from rich.table import Table
 from search.folder import SearchFolder
 from search.identity import flatten
 from search.record import State, best
-from search.trial_text import describe_best, state_counts
+from search.trial_text import describe_best, state_counts, value_text
 from spaces.library import assemble
 
 LEFT_OUT = {"name", "storage", "cache", "checkpoints"}  # differ in any two searches, and say nothing
@@ -81,8 +81,7 @@ def _results(found: SearchFolder) -> dict[str, str]:
     for name in config.backbones:
         own = best([t for t in study.trials if t.point["backbone"] == name], direction)
         if own and own.state is State.COMPLETE:
-            error = own.standard_error(config.budget.epochs)
-            rows[f"best of {name}"] = f"{own.value:.4f}" + (f" ± {error:.4f}" if error is not None else "")
+            rows[f"best of {name}"] = value_text(own, metric, config.budget.epochs)
     return rows
 
 

@@ -9,8 +9,8 @@ from search import places
 from search.folder import SearchFolder, to_yaml
 from search.identity import code_digest
 from search.outputs import check_file
-from search.record import State, Trial
-from search.trial_text import what_is_trained
+from search.record import State, Trial, ranked
+from search.trial_text import interval_or_why, what_is_trained
 from spaces.config import (
     FORMAT,
     ComparisonConfig,
@@ -41,7 +41,7 @@ class Found(Strict):
     ordered: int
     """Trials that the search was to run."""
     complete: int
-    """Trials that it was the best of."""
+    """Trials that it was chosen from."""
     folds: int = 1
     """Above 1, `value` is the mean over that many folds, whose validation sets a final's isn't."""
     protocol: Protocol = "own"
@@ -93,36 +93,43 @@ def export(
     check_file("export", output)
     config, study = found.config(), found.study()
     direction: Direction = study.identity["direction"]
-    sign = 1 if direction == "maximize" else -1
-    ranked = sorted(
-        (t for t in study.trials if t.state is State.COMPLETE and t.value is not None),
-        key=lambda t: (-sign * (t.value or 0.0), t.number),
-    )
-    if not ranked:
+    complete = ranked(study.trials, direction)
+    if not complete:
         raise Mistake(
             f"export: {config.name} has no complete trial yet ({len(study.trials)} trials so far); wait, or resume it."
         )
-    if top is not None and not 1 <= top <= len(ranked):
-        raise Mistake(f"export: --top {top}: expected 1 to {len(ranked)}, the number of complete trials.")
+    if top is not None and not 1 <= top <= len(complete):
+        raise Mistake(f"export: --top {top}: expected 1 to {len(complete)}, the number of complete trials.")
     if per == "backbone":
-        chosen = {str(t.point["backbone"]): t for t in reversed(ranked)}
-        named = [(output.with_stem(f"{output.stem}-{name.replace('/', '_')}"), chosen[name]) for name in sorted(chosen)]
+        chosen = {str(t.point["backbone"]): t for t in reversed(complete)}
+        named = [(file_of_backbone(output, name), chosen[name]) for name in sorted(chosen)]
     elif top is not None:
-        named = [(output.with_stem(f"{output.stem}-{i + 1}"), t) for i, t in enumerate(ranked[:top])]
+        named = [(file_of_rank(output, i), t) for i, t in enumerate(complete[:top])]
     else:
-        named = [(output, ranked[0])]
-    exports = [(path, _export(config, study.identity, trial, direction, len(ranked))) for path, trial in named]
+        named = [(output, complete[0])]
+    exports = [(path, _export(config, study.identity, trial, direction, len(complete))) for path, trial in named]
     written = []
     for path, data in exports:
         line = (
             f"trial {data.found.trial} of {data.found.search}, {data.config.backbone}, "
-            f"{data.config.metric} {data.found.value:.4f} on validation"
+            f"{data.config.metric} {interval_or_why(data.found.value, data.found.standard_error, data.config.metric)} "
+            "on validation"
         )
         sent, own = places.divide(data.plain())
         places.keep(path.parent, sent, own)
         write_text(path, f"# Exported by medtune: {line}.\n# Run it: medtune final {path.name}\n{to_yaml(sent)}")
         written.append((path, line))
     return written
+
+
+def file_of_backbone(output: Path, backbone: str) -> Path:
+    """Of an export per backbone: `best-mae_base.yaml` of `best.yaml`."""
+    return output.with_stem(f"{output.stem}-{backbone.replace('/', '_')}")
+
+
+def file_of_rank(output: Path, rank: int) -> Path:
+    """Of an export of the best, counted from 0: `best-1.yaml` of `best.yaml`."""
+    return output.with_stem(f"{output.stem}-{rank + 1}")
 
 
 def left_out(found: SearchFolder) -> list[str]:

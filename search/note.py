@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from search.disclosure import NAME, SearchFacts, public_parameter
 from search.record import State, Trial
-from search.trial_text import parameters_text, value_text
+from search.trial_text import parameters_text, value_interval, value_text
 
 
 def note(
@@ -38,10 +38,11 @@ def note(
         public = {k: v if isinstance(v, float) else public_parameter(k, v) for k, v in named.items()}
         what = parameters_text(public)
         of_fold = int(search.settings.get("budget.epochs", winner.done))
+        has_interval = value_interval(winner, search.metric, of_fold)
+        brackets = " In brackets the 95% interval over groups of the validation set." if has_interval else ""
         lines.append(
             f"Best so far: trial {winner.number}, {search.metric} {value_text(winner, search.metric, of_fold)}: {what}."
-            " In brackets the 95% interval over groups of the validation set; the best of many is too good on average,"
-            " a final tells more."
+            f"{brackets} The best of many is too good on average, a final tells more."
         )
     commands = {"look": f"medtune status {name}"}
     if not driven and (counts.get(State.RUNNING) or (ordered.isdigit() and ended < int(ordered))):

@@ -36,10 +36,19 @@ from search.ledger import Ledger, SealedTest, Standing
 from search.optimism import corrections
 from search.outputs import check_file
 from search.record import State, Trial, best
+from search.repeat import commands
 from search.results_table import results_table
 from search.spent import Shared, device_seconds, shared
 from search.study import Study
-from search.trial_text import origin, state_counts, value_interval, what_is_trained
+from search.trial_text import (
+    interval_or_why,
+    no_interval,
+    origin,
+    state_counts,
+    value_interval,
+    value_text,
+    what_is_trained,
+)
 from search.worst import WorstError, worst_errors
 from spaces.config import Direction, SearchConfig
 from spaces.dimensions import Value
@@ -53,6 +62,7 @@ TEMPLATES = {".html": "report.html.j2", ".htm": "report.html.j2", ".md": "report
 TABLE = ".csv"
 SPELT = {"auroc": "AUROC", "f1": "F1", "brier": "Brier score", "ece": "calibration error"}
 WITHHELD = "withheld"
+IMAGE = 'src="data:image/'  # what a thumbnail begins with in the page
 ENOUGH = 10  # complete trials for importance
 TOP = 5  # trials that PED-ANOVA's best share should hold, as Optuna's page on it says
 SEEN = 0.005  # smallest share of importance that gets a bar
@@ -104,6 +114,8 @@ class Page:
     standing: Standing
     """Openings of the test set that the ledger beside the search knows."""
     settings: str
+    commands: list[str]
+    """That repeat it, with the settings in `search.yaml`."""
     cost: float
     """Device-seconds in epochs."""
     shared: Shared
@@ -133,6 +145,14 @@ class Page:
     def ends(self, trial: Trial) -> tuple[float, float] | None:
         """Of the 95% interval of a trial's value."""
         return value_interval(trial, self.metric, self.config.budget.epochs)
+
+    def text(self, trial: Trial) -> str:
+        """A complete trial's value with its interval, or why there is none."""
+        return value_text(trial, self.metric, self.config.budget.epochs)
+
+    def why_no_interval(self, trial: Trial) -> str:
+        """Of a complete trial's value, as a clause."""
+        return "" if trial.value is None else no_interval(trial.value, self.error(trial), self.metric)
 
     @property
     def ended(self) -> list[Trial]:
@@ -187,7 +207,7 @@ def report(searches: Sequence[SearchFolder], output: Path, images: bool = False)
         key=_key, sentence=_sentence, unreliable=unreliable, origin=origin, times=lambda n: _count(n, "time"),
         count_of=_count, cell=_cell,
     )  # fmt: skip
-    environment.globals.update(what_is_trained=what_is_trained, State=State)
+    environment.globals.update(what_is_trained=what_is_trained, State=State, interval_or_why=interval_or_why)
     text = environment.get_template(TEMPLATES[kind]).render(
         pages=pages,
         across=_across(pages) if len(pages) > 1 else None,
@@ -196,6 +216,11 @@ def report(searches: Sequence[SearchFolder], output: Path, images: bool = False)
     )
     write_text(output.absolute(), text)
     return output
+
+
+def holds_images(page: Path) -> bool:
+    """Whether a report shows images of the dataset: not where they weren't asked for, or nothing was got wrong."""
+    return IMAGE in page.read_text(encoding="utf-8")
 
 
 def _page(found: SearchFolder, drawn: bool, images: bool) -> Page:
@@ -242,6 +267,7 @@ def _page(found: SearchFolder, drawn: bool, images: bool) -> Page:
         reliability=_reliability(made) if drawn else {},
         standing=Ledger(found.path.parent).standing(SealedTest(identity["test"], identity.get("test_contents", ""))),
         settings=to_yaml(shown_settings(config)),
+        commands=commands(config, trials, direction, made),
         cost=device_seconds(trials, config.resources),
         shared=shared(found.path, trials),
         errors=worst_errors(found, winner) if images and winner else None,

@@ -19,6 +19,7 @@ from search.trial_text import (
     same_in_all,
     state_counts,
     trial_rows,
+    value_interval,
     what_is_trained,
 )
 from search.view import STYLES
@@ -63,8 +64,13 @@ def status_lines(found: SearchFolder, width: int | None) -> Iterator[RenderableT
     counts = ", ".join(f"{n} {state}" for state, n in state_counts(study.trials).items()) or "none yet"
     yield f"{config.name}: {len(study.trials)} of {config.budget.trials} trials: {counts}"
     yield f"Best: {describe_best(winner, metric, config.budget.epochs)}" if winner else "No complete trial yet."
-    if winner:
-        yield "The interval (95%, over groups) doesn't know that it is the best of several: medtune report does."
+    if winner and value_interval(winner, metric, config.budget.epochs):
+        yield (
+            "In brackets the 95% interval, after ± the standard error, over groups; they don't know that it is the "
+            "best of several: medtune report does."
+        )
+    elif winner:
+        yield "It is the best of several, and too good on average: medtune report tells more."
     yield f"Log: {found.log}"
 
 

@@ -25,20 +25,44 @@ def what_is_trained(trial: Trial) -> str:
     return what if adapter == "none" else f"{what}, {adapter}"
 
 
-def value_interval(trial: Trial, metric: str, of_fold: int) -> tuple[float, float] | None:
-    """Ends of the 95% interval of a trial's value on the groups of the validation set, from its standard error; None
-    where that isn't known or the value is at an end of its range. It doesn't know that the trial may be the best of
-    many: `search.optimism` corrects for that."""
-    error = trial.standard_error(of_fold)
-    if trial.value is None or not error or metric not in RANGES or trial.value in RANGES[metric]:
+def interval(value: float, error: float | None, metric: str) -> tuple[float, float] | None:
+    """Ends of the 95% interval of a value on the groups of the validation set, from its standard error over them; None
+    where there is none (`no_interval` says why)."""
+    if no_interval(value, error, metric) or error is None:
         return None
-    return within_range(metric, trial.value, Z95 * error)
+    return within_range(metric, value, Z95 * error)
+
+
+def no_interval(value: float, error: float | None, metric: str) -> str:
+    """Why a value has no interval, as a clause; nothing where it has one. At an end of its metric's range, or where no
+    group makes a difference, a standard error of 0 says that there are few groups, not that the value is certain."""
+    if metric not in RANGES:
+        return "no interval: the metric's range isn't known"
+    lowest, highest = RANGES[metric]
+    if value in (lowest, highest):
+        return f"no interval: it is the {'highest' if value == highest else 'lowest'} value there is"
+    if error is None:
+        return "no interval: its standard error isn't known"
+    return "" if error else "no interval: leaving out any group makes no difference"
+
+
+def interval_or_why(value: float, error: float | None, metric: str) -> str:
+    """`0.9268 [0.8901, 0.9530]`, or `1.0000 (no interval: it is the highest value there is)`."""
+    ends = interval(value, error, metric)
+    own = f"[{ends[0]:.4f}, {ends[1]:.4f}]" if ends else f"({no_interval(value, error, metric)})"
+    return f"{value:.4f} {own}"
+
+
+def value_interval(trial: Trial, metric: str, of_fold: int) -> tuple[float, float] | None:
+    """`interval` of a complete trial's value. It doesn't know that the trial may be the best of many:
+    `search.optimism` corrects for that."""
+    return None if trial.value is None else interval(trial.value, trial.standard_error(of_fold), metric)
 
 
 def value_text(trial: Trial, metric: str, of_fold: int) -> str:
-    """`0.9268 [0.8901, 0.9530]`, or the value alone."""
-    ends = value_interval(trial, metric, of_fold)
-    return f"{trial.value:.4f}" + (f" [{ends[0]:.4f}, {ends[1]:.4f}]" if ends else "")
+    """`interval_or_why` of a complete trial's value."""
+    assert trial.value is not None
+    return interval_or_why(trial.value, trial.standard_error(of_fold), metric)
 
 
 def describe_best(trial: Trial, metric: str, of_fold: int) -> str:

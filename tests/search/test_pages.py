@@ -27,8 +27,10 @@ from search.folder import SearchFolder
 from search.mirror import Mirror
 from search.mlflow_store import artifacts
 from search.record import Epoch, State, Trial
+from search.report import report
 from search.tracking import local_uri
-from tests.search.conftest import SETTINGS, succeed
+from tests.search.conftest import SETTINGS, succeed, write_digits
+from tests.search.finals import final_of, search_of
 
 OFFLINE = (
     "--no-sandbox",
@@ -43,6 +45,7 @@ MLFLOWS_OWN = ("users/current", "ResizeObserver loop")
 """What its pages ask for and its server without accounts hasn't got, and a remark of the browser's on their layout."""
 A_FEW = 5.0  # seconds
 MANY = 1000
+A4 = 718  # CSS pixels between its margins
 SHOWN = 30_000  # milliseconds that something may take to be on a page
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -150,7 +153,23 @@ def test_the_report(shown: Path, browser: Browser, tmp_path: Path) -> None:
     for width in (1400, 700, 390):
         page.set_viewport_size({"width": width, "height": 900})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert browser.wrong == []
+
+
+def test_the_report_fits_on_paper(browser: Browser, tmp_path: Path) -> None:
+    """Two configurations with long names, on A4 between margins of a centimetre: no table is wider."""
+    write_digits(tmp_path / "images", 300)
+    found = search_of(tmp_path, backbones=["dinov2_tiny", "timm/test_vit.r160_in1k"], classes_averaged=None)
+    final_of(found)
+    report([found], tmp_path / "report.html")
+    page = browser.page
+    page.set_viewport_size({"width": A4, "height": 900})
+    page.goto((tmp_path / "report.html").as_uri())
     page.emulate_media(media="print")
+    tables = page.locator("table").all()
+    widths = [box["width"] for table in tables if (box := table.bounding_box())]
+    assert len(widths) > 15 and max(widths) <= A4, widths
+    assert page.evaluate("document.documentElement.scrollWidth") <= A4
     assert browser.wrong == []
 
 

@@ -26,6 +26,7 @@ from search.record import Epoch, State
 from search.report import expected_maximum, report, shown_settings
 from search.sampler import Sampler
 from search.study import Study, open_storage
+from search.trial_text import value_text
 from spaces.config import SearchConfig
 from spaces.dimensions import Point
 from spaces.mistakes import Mistake
@@ -166,7 +167,7 @@ def test_what_happened_is_on_the_page(page: Page, found: SearchFolder) -> None:
     for text in (
         "The weights of dinov2_tiny, mae_tiny were RANDOM.",
         f"Trial {best.number} (",
-        f"{best.value:.4f} ± 0.0200",
+        value_text(best, "balanced_accuracy", 4),
         "30 of 30",
         "1 unfinished",
         "RuntimeError",
@@ -238,6 +239,23 @@ def test_results_by_class_are_those_of_the_shipped_seed(found: SearchFolder) -> 
         assert np.mean(recalls) == pytest.approx(shipped["test"]["value"])
         over = [c.over_seeds for c in configuration.classes if c.over_seeds is not None]
         assert np.mean(over) == pytest.approx(configuration.report["test"]["value"])
+
+
+def test_results_by_class_have_intervals(page: Page, found: SearchFolder) -> None:
+    (made,) = finals(found.path)
+    shown = 0
+    for configuration in made.configurations:
+        for index, of_class in enumerate(configuration.classes):
+            own = configuration.intervals_of_class(index)
+            assert own["recall"]["value"] == pytest.approx(of_class.recall)
+            for interval in own.values():
+                if interval["low"] is not None:
+                    shown += 1
+                    assert f"{interval['value']:.4f} [{interval['low']:.4f}, {interval['high']:.4f}]" in page.text
+        for run in configuration.report["seeds"]:
+            low, high = run["interval"]["low"], run["interval"]["high"]
+            assert f"{run['interval']['value']:.4f} [{low:.4f}, {high:.4f}]" in page.text
+    assert shown > 20
 
 
 def test_importance_finds_what_matters(found: SearchFolder, page: Page) -> None:
@@ -450,6 +468,23 @@ def test_as_markdown(found: SearchFolder, data: Path, tmp_path: Path) -> None:
     again = made.configurations[0].report["reseeded"]
     assert f"| {again['value']:.4f} | none | {shown['value']:.4f} [" in worth.replace("\\", "")
     assert "can't prove that nobody looked elsewhere" in text
+    counts = found.study().identity["counts"]
+    assert f"| 3 | {counts['train']['3']} | {counts['validation']['3']} | {counts['test']['3']} |" in text
+    for configuration in made.configurations:
+        report_ = configuration.report
+        [part] = re.findall(rf"### Test, {report_['name']}\n(.*?)\n###", text, re.DOTALL)
+        assert f"(seed {report_['shipped']['seed']}): {report_['shipped']['test']['value']:.4f}" in part
+        for row in report_["classes"]:
+            recall = row["intervals"]["recall"]
+            own = f"{recall['value']:.4f} " + ("[" if recall["low"] is not None else "(no interval)")
+            assert f"| {row['name']} | {row['positive']} | {row['negative']} | {own}" in part
+        after = report_["calibration"]["intervals"]["test_after"]["brier"]
+        assert f"at temperature {report_['calibration']['temperature']:.3g} |" in part
+        assert f"{after['value']:.4f} [{after['low']:.4f}, {after['high']:.4f}]" in part
+        for point in report_["operating_points"]:
+            if "threshold" in point:
+                threshold = "none reaches it" if point["threshold"] is None else f"{point['threshold']:.4f}"
+                assert f"| {threshold} | specificity 0.9 | {point['sensitivity']['value']:.4f} " in part
     assert "| 3 | failed | 0 | RuntimeError |" in text
     assert found.study().identity["split"] in text
 

@@ -2,6 +2,7 @@
 
 import io
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,7 @@ import rich.console
 from search.console import Console
 from search.record import Epoch, State, Trial
 from search.status import _line
-from search.trial_text import describe_best, same_in_all, value_interval
+from search.trial_text import describe_best, same_in_all, value_interval, value_text
 from search.view import View
 from spaces.config import SearchConfig
 
@@ -106,7 +107,26 @@ def test_an_interval_stays_within_the_metrics_range() -> None:
     ends = value_interval(found, "balanced_accuracy", 20)
     assert ends is not None and 0 < ends[0] < 0.995 < ends[1] < 1
     found.value = 1.0
-    assert value_interval(found, "balanced_accuracy", 20) is None and "1.0000 on validation" in describe_best(
+    assert value_interval(found, "balanced_accuracy", 20) is None
+
+
+def test_a_value_without_an_interval_says_why() -> None:
+    """A standard error of 0 comes of few groups: nothing is told as certain."""
+    found = trials()[0]
+    last = found.epochs[20]
+
+    def told(value: float, error: float | None, metric: str = "balanced_accuracy") -> str:
+        found.value, found.epochs[20] = value, replace(last, standard_error=error)
+        return value_text(found, metric, 20)
+
+    assert told(0.9, 0.02).startswith("0.9000 [0.85")
+    for value, error in ((1.0, 0.0), (1.0, 0.02), (1.0, None)):
+        assert told(value, error) == "1.0000 (no interval: it is the highest value there is)"
+    assert told(-1.0, 0.0, "quadratic_weighted_kappa") == "-1.0000 (no interval: it is the lowest value there is)"
+    assert told(0.9, 0.0) == "0.9000 (no interval: leaving out any group makes no difference)"
+    assert told(0.9, None) == "0.9000 (no interval: its standard error isn't known)"
+    told(1.0, 0.0)
+    assert "1.0000 (no interval: it is the highest value there is) on validation" in describe_best(
         found, "accuracy", 20
     )
 
@@ -122,7 +142,7 @@ def test_a_pipe_has_a_plain_line_for_each_trial() -> None:
     lines = stream.getvalue().splitlines()
     assert len(lines) == 12 and "\x1b" not in stream.getvalue()
     assert lines[2].startswith("trial 2: failed after 5 epochs") and "the loss was nan at step 2" in lines[2]
-    assert "balanced_accuracy 0.9000" in lines[0] and "of 40 trials" in lines[0]
+    assert "balanced_accuracy 0.9000 [0.85" in lines[0] and "of 40 trials" in lines[0]
     assert _line(found[1], 20, ()).split()[:4] == ["1", "pruned", "5", "epochs"]
 
 

@@ -14,10 +14,10 @@ from search.folder import SearchFolder
 from search.leaderboard import leaderboard, told_apart
 from search.optimism import corrected_value
 from search.record import State, best
-from search.report import report
+from search.report import holds_images, report
 from search.worst import SIDE, _ranked, worst_errors
 from spaces.mistakes import Mistake
-from tests.search.conftest import medtune, write_digits
+from tests.search.conftest import medtune, succeed, write_digits
 from tests.search.test_report import Page, make
 from tests.trainables.test_predictions import DAMAGES
 from trainables.data.units import units_of
@@ -90,6 +90,17 @@ def test_the_worst_errors_are_those_and_no_others(found: SearchFolder) -> None:
         if (np.asarray(Image.open(manifest.root / str(manifest.paths[row]))) == shown).all()
     ]
     assert any(manifest.labels[row] == errors[0].truth for row in same), "the picture is of an image of that class"
+
+
+def test_images_of_patients_are_told_of_where_there_are_some(found: SearchFolder, tmp_path: Path) -> None:
+    told = "It holds images of patients"
+    succeed("report", found.path, "-o", tmp_path / "some.html", "--images")
+    assert holds_images(tmp_path / "some.html")
+    right = SearchFolder(shutil.copytree(found.path, tmp_path / "right"))
+    predict(right, {"dinov2_tiny": 1.0, "mae_tiny": 1.0})
+    shown = succeed("report", right.path, "-o", tmp_path / "none.html", "--images")
+    assert not holds_images(tmp_path / "none.html") and told not in shown and "It holds no images" in shown
+    assert told in succeed("report", found.path, "-o", tmp_path / "again.html", "--images")
 
 
 def test_findings_are_got_wrong_one_by_one() -> None:
