@@ -28,6 +28,7 @@ from search.tracking import settings, start_mirror
 from spaces.config import FORMAT
 from spaces.mistakes import Mistake
 from spaces.strict import digest
+from spaces.words import counted
 from trainables.data.prepared import sealed_test
 from trainables.files import write_json
 from trainables.final_run import Fit
@@ -63,8 +64,10 @@ def final(
         Mistake: before anything is trained: other data, other weights, a test set that was opened before.
     """
     console = console or Console.silent()
-    if seeds < 1 or (workers is not None and workers < 1):
-        raise Mistake(f"final: --seeds {seeds} and --workers {workers}: expected at least 1 of each.")
+    asked_for = {"seeds": seeds, "workers": workers}
+    few = [f"final: --{name} {n}: expected 1 or more." for name, n in asked_for.items() if n is not None and n < 1]
+    if few:
+        raise Mistake(*few)
     candidates = candidates_of(exports, seeds)
     first = candidates[0].export
     _resources(candidates, workers)
@@ -194,7 +197,7 @@ def _tell(
     metric = first.config.metric
     learned = "train" if fit == "train" else "train and validation, epochs fixed, nothing selected"
     for report in reports:
-        console.print(f"{report['name']}, {len(report['seeds'])} seeds, learned from {learned}:")
+        console.print(f"{report['name']}, {counted(len(report['seeds']), 'seed')}, learned from {learned}:")
         if (again := report["reseeded"]) is not None:
             console.print(
                 f"  on validation: {again['own']:.4f} with the trial's own seed, {again['value']:.4f} with "

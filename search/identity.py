@@ -13,6 +13,7 @@ from search.cluster import sources_digest
 from search.suitable import labels_from
 from spaces.config import FORMAT, SearchConfig
 from spaces.mistakes import Mistake
+from spaces.words import written
 
 if TYPE_CHECKING:
     from search.plan import Plan
@@ -81,7 +82,12 @@ def meaning(config: SearchConfig) -> dict[str, Any]:
 
 
 def refuse_changes(
-    recorded: dict[str, Any], now: dict[str, Any], accepted: Collection[str] = (), *, accept_code: bool = False
+    recorded: dict[str, Any],
+    now: dict[str, Any],
+    accepted: Collection[str] = (),
+    *,
+    accept_code: bool = False,
+    command: str = "resume",
 ) -> list[str]:
     """What a person should know before going on: accepted changes of the code, other versions.
 
@@ -90,6 +96,7 @@ def refuse_changes(
         now: the identity that it would be started with now.
         accepted: digests of other code that was accepted before.
         accept_code: whether the code as it is now is accepted.
+        command: what the person typed, which begins every sentence.
 
     Raises:
         Mistake: what the search means has changed since it was started, with each difference.
@@ -101,14 +108,14 @@ def refuse_changes(
         *_digests_differences(recorded, now),
     ]
     sentences = [
-        f"resume: {difference}; a continued search may not change it. Undo it, or search under another name."
+        f"{command}: {difference}; a continued search may not change it. Undo it, or search under another name."
         for difference in differences
     ]
     if code and not allowed:
         sentences.append(
-            f"resume: the code of trials has changed ({code}), so that new trials may not be comparable with earlier "
-            "ones. Take the code that the search was started with, or, where the change can't alter a result, go on "
-            "with --accept-code-change."
+            f"{command}: the code of trials has changed ({code}), so that new trials may not be comparable with "
+            "earlier ones. Take the code that the search was started with, or, where the change can't alter a result, "
+            f"go on with {'' if command == 'resume' else 'medtune resume NAME '}--accept-code-change."
         )
     if sentences:
         raise Mistake(*sentences)
@@ -133,7 +140,7 @@ def _with_new(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
 def settings_differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """What differs between two searches' meanings, one setting each."""
     return [
-        f"{key}: was {before.get(key)!r}, is {after.get(key)!r}"
+        f"{key}: was {written(before.get(key))}, is {written(after.get(key))}"
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key)
     ]

@@ -21,18 +21,21 @@ def load(path: Path, changes: Sequence[str] = ()) -> SearchConfig:
     if not isinstance(data, dict):
         found = "nothing" if data is None else f"a {type(data).__name__}"
         raise Mistake(f"{path}: expected keys and values, found {found}.")
-    for change in changes:
-        _apply(data, change)
-    return SearchConfig.parse(data, str(path))
+    changed = dict(_apply(data, change) for change in changes)
+    return SearchConfig.parse(data, str(path), changed)
 
 
-def _apply(data: dict[str, Any], change: str) -> None:
+def _apply(data: dict[str, Any], change: str) -> tuple[str, str]:
+    """The dotted key below which everything now comes from the command line, and the option as it was typed."""
     key, separator, text = change.partition("=")
     if not separator or not key:
         raise Mistake(f'--set {change}: expected a key and a value, like "budget.trials=100".')
     *parents, last = key.split(".")
-    for parent in parents:
+    own = 0  # of the key's parts, those down to the first that the file didn't have
+    for depth, parent in enumerate(parents, 1):
+        own = own or (depth if parent not in data else 0)
         data = data.setdefault(parent, {})
         if not isinstance(data, dict):
             raise Mistake(f'--set {change}: "{parent}" holds a value, not further keys.')
     data[last] = parse_yaml(text, f"--set {key}")
+    return ".".join(key.split(".")[: own or None]), f"--set {key}"

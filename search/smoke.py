@@ -55,8 +55,9 @@ def smoke(config: SearchConfig, base: Path, *, address: str | None, console: Con
         with console.working("decoding images") as progress:
             policies = policies_of(small.config, small.space, small.prepared.manifest.policy)
             decode(small.config, small.space, small.prepared, policies, progress)
-        found = start(small, address=address, console=console)
-        lines = _touched(found, small, whole)
+        with console.working("training, of which nothing is kept"):
+            found = start(small, address=address, console=Console.silent())
+            lines = _touched(found, small, whole)
         console.print(*lines, f"The smoke test passed in {time.monotonic() - started:.0f} s; nothing of it is kept.")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -138,7 +139,10 @@ def _touched(found: SearchFolder, small: Plan, whole: Plan) -> list[str]:
     folder = trial_folder(found.path, trial.number)
     checkpoints = list(folder.rglob("epoch-*"))
     if not checkpoints or not (folder / PREDICTIONS).is_file():
-        raise Mistake("smoke test: the trial left no checkpoint or no predictions; see the log of the search.")
+        raise Mistake(
+            "smoke test: the trial left no checkpoint or no predictions; run the search itself with --set "
+            "budget.trials=1, whose log stays."
+        )
     prepared, epoch = small.prepared, trial.epochs[trial.done]
     lines = [
         f"Configuration: {line(trial).strip()}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -43,12 +43,14 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
     @classmethod
-    def parse(cls, data: Any, where: str) -> Self:
+    def parse(cls, data: Any, where: str, changed: Mapping[str, str] | None = None) -> Self:
         """Settings from plain data, as YAML or JSON gives it.
 
         Args:
             data: mappings, lists, strings, numbers, booleans and None.
             where: the file or key that the data came from; it begins every sentence.
+            changed: by its dotted key, the option that gave a value in place of the file (`--set budget.trials`); it
+                then begins the sentences about it.
 
         Raises:
             Mistake: with one sentence for each thing that is wrong.
@@ -57,7 +59,8 @@ class Strict(BaseModel):
             # Through JSON, where a list is a tuple's only spelling, but a string is never a number.
             return cls.model_validate_json(json.dumps(data), strict=True)
         except ValidationError as error:
-            raise Mistake(*(_sentence(cls, dict(e), where) for e in error.errors())) from None
+            sentences = (_sentence(cls, dict(e), _came_from(e["loc"], where, changed or {})) for e in error.errors())
+            raise Mistake(*sentences) from None
         except TypeError as error:
             raise Mistake(f"{where}: {error}; use numbers, strings, lists and mappings only.") from None
 
@@ -91,10 +94,20 @@ def read_yaml(path: Path) -> Any:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise Mistake(
-            f"{path}: no such file.{nearest(path.name, _beside(path)) or ' Give the path of a file of settings.'}"
+            f"{path}: no such file.{nearest(path.name, _names(path.parent)) or ' Give the path of a file of settings.'}"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise Mistake(f"{path}: can't be read as UTF-8 text ({error.__class__.__name__}); save it so.") from None
+    except IsADirectoryError:
+        inside = _names(path)
+        files = f"; in it: {', '.join(inside)}" if inside else ""
+        raise Mistake(f"{path}: expected a file of settings, found a folder{files}. Give the path of a file.") from None
+    except PermissionError:
+        raise Mistake(f"{path}: may not be read by you; ask its owner for the right to, or give a copy.") from None
+    except OSError as error:
+        raise Mistake(f"{path}: can't be read ({error.strerror}); give the path of a file of settings.") from None
+    except UnicodeDecodeError:
+        raise Mistake(
+            f"{path}: isn't text in UTF-8, as settings are; save it so, or give the path of a file of settings."
+        ) from None
     return parse_yaml(text, str(path))
 
 
@@ -128,9 +141,19 @@ def parse_yaml(text: str, where: str) -> Any:
         raise Mistake(f"{where}: holds a value that can't be read ({error}); put it into quotes.") from None
 
 
-def _beside(path: Path) -> list[str]:
-    """Names of the YAML files in a file's folder, for one that isn't there."""
-    return [other.name for other in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+def _names(folder: Path) -> list[str]:
+    """Names of the YAML files in a folder."""
+    return sorted(file.name for file in folder.glob("*.y*ml")) if folder.is_dir() else []
+
+
+def _came_from(location: Sequence[str | int], where: str, changed: Mapping[str, str]) -> str:
+    """Where a value was given: by an option, in the file, or, of several that don't go together, in both."""
+    key = ".".join(map(str, location))
+    for one, option in changed.items():
+        if f"{key}.".startswith(f"{one}."):
+            return option
+    parts = [option for one, option in changed.items() if not key or one.startswith(f"{key}.")]
+    return " with ".join([where, *parts])
 
 
 def _sentence(cls: type[BaseModel], error: dict[str, Any], where: str) -> str:
@@ -149,7 +172,8 @@ def _sentence(cls: type[BaseModel], error: dict[str, Any], where: str) -> str:
         return f'{where}: "{key}" is missing; it has no default.'
     if not location:  # how keys go together: what was found would be all of them
         return f"{where}: {in_words(error)}."
-    return f"{where}: {key}: {in_words(error)}; found {found}."
+    place = where if where.endswith(f" {key}") else f"{where}: {key}"
+    return f"{place}: {in_words(error)}; found {found}."
 
 
 def in_words(error: Mapping[str, Any]) -> str:

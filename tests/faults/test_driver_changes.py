@@ -30,7 +30,7 @@ def space(found: SearchFolder) -> str:
 
 def metric(found: SearchFolder) -> str:
     change(found, "metric: accuracy", "metric: macro_f1")
-    return "metric: was 'accuracy', is 'macro_f1'"
+    return "metric: was accuracy, is macro_f1"
 
 
 def split(found: SearchFolder) -> str:
@@ -114,7 +114,7 @@ def test_what_a_resume_may_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     ran: list[object] = []
     monkeypatch.setattr(launch, "_drive", lambda *arguments: ran.append(arguments))  # all up to Ray's start
     for wrong, told in (
-        ("metric=macro_f1", "metric: was 'accuracy', is 'macro_f1'; a continued search may not change it"),
+        ("metric=macro_f1", "metric: was accuracy, is macro_f1; a continued search may not change it"),
         ("budget.epochs=9", "budget.epochs: was 2, is 9"),
         ("budget.trails=9", 'unknown key "trails"'),
         ("budget.trials=2", "the record has 3 trials"),

@@ -5,6 +5,7 @@ Typos, wrong types, ranges, repeated keys, tags and anchors are in tests/spaces/
 
 from __future__ import annotations
 
+import errno
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -63,8 +64,25 @@ def test_as_deep_as_allowed() -> None:
 
 
 def test_not_text(tmp_path: Path) -> None:
-    """A folder, and bytes that aren't UTF-8, are a Mistake."""
+    """A folder, a file that may not be read and bytes that aren't UTF-8 are each told as what they are."""
     (tmp_path / "image.yaml").write_bytes(b"\x89PNG\r\n\xff")
-    for path in (tmp_path, tmp_path / "image.yaml"):
-        with pytest.raises(Mistake, match="can't be read as UTF-8 text"):
-            read_yaml(path)
+    with pytest.raises(Mistake, match="isn't text in UTF-8"):
+        read_yaml(tmp_path / "image.yaml")
+    with pytest.raises(Mistake, match=r"expected a file of settings, found a folder; in it: image.yaml\. Give"):
+        read_yaml(tmp_path)
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    with pytest.raises(Mistake, match=r"loop.yaml: can't be read \(Too many levels of symbolic links\); give"):
+        read_yaml(tmp_path / "loop.yaml")
+
+
+def test_a_file_of_another_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forced, since whoever runs the tests may be allowed to read everything."""
+    file = tmp_path / "search.yaml"
+    file.write_text("name: a\n")
+
+    def denied(self: Path, **_: object) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "read_text", denied)
+    with pytest.raises(Mistake, match=r"search.yaml: may not be read by you; ask its owner"):
+        read_yaml(file)

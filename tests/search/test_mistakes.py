@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 
 from search.cli import main
 from search.settings import load
+from spaces.mistakes import Mistake
 from tests.search.conftest import SETTINGS, medtune, succeed, write_digits
 from trainables.data.prepared import prepare_for_audit
 
@@ -145,6 +146,49 @@ def test_check_reads_files_of_weights(place: Path, capsys: pytest.CaptureFixture
     assert all(line.startswith("medtune: ") for line in told.splitlines())
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("budget.trials=many", '--set budget.trials: should be a whole number; found "many".'),
+        ("bugdet.trials=3", '--set bugdet.trials: unknown key "bugdet". Did you mean "budget"?'),
+        ("budget.trails=3", '--set budget.trails: unknown key "trails" in "budget". Did you mean "trials"?'),
+        ("dataset={reader: folder}", '--set dataset: "dataset.root" is missing; it has no default.'),
+    ],
+)
+def test_what_an_option_says_wrong_isnt_blamed_on_the_file(place: Path, change: str, said: str) -> None:
+    with pytest.raises(Mistake) as caught:
+        load(place / "search.yaml", [change])
+    assert caught.value.sentences == (said,)
+
+
+def test_what_the_file_says_wrong_isnt_blamed_on_an_option(place: Path) -> None:
+    file = place / "search.yaml"
+    file.write_text(file.read_text().replace("trials: 8", "trials: many"))
+    with pytest.raises(Mistake) as caught:
+        load(file, ["budget.epochs=3", "metric=accuracy", "direction=minimize"])
+    [said] = caught.value.sentences
+    assert said == f'{file}: budget.trials: should be a whole number; found "many".'
+    file.write_text(file.read_text().replace("trials: many", "trials: 8"))
+    with pytest.raises(Mistake, match=r"search.yaml with --set metric with --set direction: direction should be max"):
+        load(file, ["metric=accuracy", "direction=minimize"])
+
+
+def test_folders_in_place_of_files(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["check", str(place)], ["final", str(place / "images")]):
+        assert main(words) == 2
+        assert ": expected a file of settings, found a folder" in capsys.readouterr().err
+
+
+def test_only_what_is_wrong_is_named(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["final", "best.yaml", "--seeds", "0"]) == 2
+    assert capsys.readouterr().err == "medtune: final: --seeds 0: expected 1 or more.\n"
+    assert main(["final", "best.yaml", "--seeds", "0", "--workers", "-1"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "medtune: final: --seeds 0: expected 1 or more.",
+        "medtune: final: --workers -1: expected 1 or more.",
+    ]
+
+
 def test_no_traceback_in_a_process_of_its_own(place: Path) -> None:
     done = medtune("search", place / "search.yaml", *unreadable_image(place))
     assert done.returncode == 2 and "3/broken" in done.stderr and "Traceback" not in done.stderr
@@ -193,7 +237,7 @@ def test_a_finished_searchs_settings_may_grow_but_not_change(finished: Path, tmp
     write_settings(file, {**settings, "metric": "macro_f1", "seed": 5})
     done = medtune("resume", copy)
     assert done.returncode == 2
-    assert "metric: was 'balanced_accuracy', is 'macro_f1'" in done.stderr and "seed: was 0, is 5" in done.stderr
+    assert "metric: was balanced_accuracy, is macro_f1" in done.stderr and "seed: was 0, is 5" in done.stderr
 
 
 def test_an_export_from_other_data(finished: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from search.plan import plan
 from search.smoke import STEPS, _few, _only
 from spaces.config import SearchConfig
-from tests.search.conftest import medtune, succeed, write_digits
+from tests.search.conftest import medtune, write_digits
 from tests.search.test_report import SETTINGS
 
 
@@ -31,9 +31,14 @@ def test_few_images_are_enough_to_train_two_steps_and_to_evaluate(tmp_path: Path
 
 @pytest.mark.slow
 def test_the_command(settings: Path, tmp_path: Path) -> None:
-    shown = succeed("search", settings, "--smoke")
+    done = medtune("search", settings, "--smoke")
+    shown = done.stdout
+    assert done.returncode == 0, shown + done.stderr
     for part in ("Pixels: ", "checkpoint written", "Evaluated on", "Record: 1 trial", "MLflow: ", "passed in"):
         assert part in shown, shown
+    for noise in ("INFO", "mlflow.store", "log.txt", "Best:", "Folder"):
+        assert noise not in shown + done.stderr, f"{noise}: of what is gone when it is read, or of no meaning"
+    assert "of no meaning" in shown
     assert not (tmp_path / "runs" / "digits").exists()
     left = [p for p in (tmp_path / "runs").rglob("*") if p.is_file() and "contents" not in p.parts]
     assert not left, left
