@@ -3,12 +3,19 @@
 #
 #   sbatch examples/slurm.sh search.yaml
 #   sbatch --nodes=8 --time=48:00:00 --partition=gpu examples/slurm.sh search.yaml
+#   sbatch examples/slurm.sh search.yaml --set budget.trials=100 --set resources.concurrent=8
 #
 # Submit it from the folder that holds search.yaml and .venv, on storage that all nodes share. What search.yaml says of
 # storage, cache and data must be seen by all nodes at the same path; the first seconds of a run look at that.
 # Ten minutes before the walltime the search is stopped, its trials keep their newest checkpoints, and the job is queued
 # again with all that was given to sbatch; then it resumes. After a node's failure SLURM queues it again by itself.
 # scancel JOB ends it for good; `medtune resume NAME`, or sbatch again, goes on.
+#
+# Where the search's folder is there already, the search goes on as it was started: search.yaml isn't read again but for
+# the folder's place, and of --set it takes what a resume may change (budget, resources, mlflow, cache, tags); another
+# change is refused with a sentence. For other settings give the search another name, or use `medtune extend`. Write
+# paths in --set absolute. RAY_TMPDIR is a short folder of each node's own disk (/tmp); the job makes one of its own in
+# it, and removes only that.
 #
 #SBATCH --job-name=medtune
 #SBATCH --output=%x-%j.log
@@ -22,14 +29,22 @@
 #SBATCH --time=24:00:00
 set -uo pipefail
 
-settings=${1:?usage: sbatch slurm.sh SEARCH.yaml}
+usage='usage: sbatch slurm.sh SEARCH.yaml [--set a.b=c]...'
+settings=${1:?$usage}
+changes=("${@:2}")
+for ((i = 0; i < ${#changes[@]}; i += 2)); do
+    if [ "${changes[i]}" != --set ] || [ -z "${changes[i + 1]:-}" ]; then
+        echo "unexpected: ${changes[*]:i}; $usage" >&2
+        exit 2
+    fi
+done
 environment=${MEDTUNE_ENVIRONMENT:-.venv}   # folder of the Python environment
 most=${MEDTUNE_RESTARTS:-100}               # times that the job may be queued again
 
 export PATH="$(realpath "$environment")/bin:$PATH"
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}        # srun doesn't take it from sbatch
 export RAY_USAGE_STATS_ENABLED=0
-export RAY_TMPDIR=${RAY_TMPDIR:-/tmp/ray-$SLURM_JOB_ID}    # short, since sockets lie in it, and this job's own
+export RAY_TMPDIR=${RAY_TMPDIR:-/tmp}/ray-$SLURM_JOB_ID    # this job's own, which is removed; short, for sockets' sake
 export RAY_AUTH_MODE=token                                 # others on these nodes can't use this job's Ray
 RAY_AUTH_TOKEN=$(python -c 'import secrets; print(secrets.token_hex(32))') || exit 1
 export RAY_AUTH_TOKEN
@@ -65,9 +80,13 @@ head=$(python -c 'import ray.util; print(ray.util.get_node_ip_address())') || ex
 resources=(--num-cpus="$SRUN_CPUS_PER_TASK" --num-gpus="${SLURM_GPUS_ON_NODE:-0}")
 resources+=(--dashboard-agent-listen-port=0)
 
+# On each node: Ray, until it ends or the step is told to end (twice perhaps), and then its files go.
+on_node='trap "kill -TERM \$ray" TERM; "$@" & ray=$!; until wait $ray; code=$?; ! kill -0 $ray 2>/dev/null; do :; done'
+on_node+='; rm -rf "$RAY_TMPDIR"; exit $code'
+
 mkdir -p "$RAY_TMPDIR"
 srun --nodes=1 --ntasks=1 --nodelist="$first" --overlap \
-    ray start --block --head --node-ip-address="$head" --port="$port" --ray-client-server-port=$((port + 1)) \
+    bash -c "$on_node" on_node ray start --block --head --node-ip-address="$head" --port="$port" --ray-client-server-port=$((port + 1)) \
     --include-dashboard=false --temp-dir="$RAY_TMPDIR" "${resources[@]}" &
 steps=("$!")
 for _ in $(seq 120); do
@@ -78,7 +97,7 @@ done
 if [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; then
     others=$((SLURM_JOB_NUM_NODES - 1))
     srun --nodes="$others" --ntasks="$others" --ntasks-per-node=1 --exclude="$first" --overlap \
-        ray start --block --address="$head:$port" "${resources[@]}" &
+        bash -c "$on_node" on_node ray start --block --address="$head:$port" "${resources[@]}" &
     steps=("$!" "${steps[@]}")
 fi
 
@@ -94,13 +113,13 @@ while sum(node["Alive"] for node in ray.nodes()) < wanted:
     time.sleep(1)
 END
 
-folder=$(python - "$settings" <<'END'
+folder=$(python - "$settings" "${changes[@]}" <<'END'
 import sys
 from pathlib import Path
 from search.settings import load
 from spaces.mistakes import Mistake
 try:
-    config = load(Path(sys.argv[1]))
+    config = load(Path(sys.argv[1]), sys.argv[3::2])
 except Mistake as mistake:
     sys.exit("\n".join(mistake.sentences))
 print(Path(config.storage, config.name))
@@ -110,9 +129,10 @@ END
 code=130
 if [ $stopped = no ]; then
     if [ -d "$folder" ]; then
-        medtune resume "$folder" --address "$head:$port" &
+        echo "going on with $folder as it was started; $settings isn't read again"
+        medtune resume "$folder" --address "$head:$port" "${changes[@]}" &
     else
-        medtune search "$settings" --address "$head:$port" &
+        medtune search "$settings" --address "$head:$port" "${changes[@]}" &
     fi
     driver=$!
     while true; do

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from search.plan import Plan
 
 VERSIONS = ("ray", "torch", "torchvision", "timm", "numpy")
+# NVIDIA's oldest driver by torch's major version of CUDA:
+# https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html
+DRIVERS = {"12": 525, "13": 580}
 SAMPLES = 3  # images that every node reads
 PATIENCE = 120.0  # seconds for all nodes to answer; a node's first task unpacks our packages and starts a process
 LAG = 10.0  # seconds that network file systems may take to show a new file elsewhere
@@ -79,7 +82,9 @@ class Seen(Packages):
     cache: str
     checkpoints: str
     accelerators: int
-    """That torch sees; 0 where none are asked for."""
+    """That torch can use; 0 where none are asked for."""
+    cuda: str
+    """Version that torch was built for; empty where it was built without CUDA, or none are asked for."""
 
 
 def preflight(ray: Any, plan: Plan, folder: Path) -> tuple[int, list[str]]:
@@ -188,13 +193,15 @@ def pixel_files(plan: Plan) -> dict[str, int]:
 
 def look(asked: Question) -> Seen:
     """What a node sees. Runs there."""
+    accelerators, cuda = _accelerators() if asked["accelerators"] else (0, "")
     return {
         **look_at_packages(),
         "storage": _storage(asked),
         "dataset": _dataset(asked),
         "cache": _cache(asked),
         "checkpoints": _checkpoints(asked),
-        "accelerators": _accelerators() if asked["accelerators"] else 0,
+        "accelerators": accelerators,
+        "cuda": cuda,
     }
 
 
@@ -277,10 +284,12 @@ def _bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir())
 
 
-def _accelerators() -> int:
+def _accelerators() -> tuple[int, str]:
+    """How many torch can use, and the version of CUDA that it was built for."""
     import torch
 
-    return torch.cuda.device_count()
+    # The count alone asks the driver's own library, which counts accelerators that a driver too old lets nobody use.
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0, torch.version.cuda or ""
 
 
 def unseen(marks: str, names: list[str]) -> list[str]:
@@ -322,12 +331,20 @@ def told(node: Node, seen: Seen, mine: Packages, accelerators: bool) -> list[str
     fields: tuple[Field, ...] = get_args(Field)
     problems += [f"{field}: {node.name} {seen[field]}." for field in fields if seen[field]]
     if accelerators and seen["accelerators"] < node.accelerators:
+        mend = _driver("" if seen["accelerators"] else seen["cuda"])
         problems.append(
             f"resources: {node.name} was started with {node.accelerators:g} accelerators, but torch sees "
-            f"{seen['accelerators']} there; mend its driver or torch's build, or start Ray there with "
-            f"--num-gpus={seen['accelerators']}."
+            f"{seen['accelerators']} there; {mend}, or start Ray there with --num-gpus={seen['accelerators']}."
         )
     return problems
+
+
+def _driver(cuda: str) -> str:
+    """What to mend where torch doesn't see any accelerator, by the version of CUDA that it was built for."""
+    oldest = DRIVERS.get(cuda.partition(".")[0])
+    if oldest is None:
+        return "mend its driver or torch's build"
+    return f"mend its driver (torch there is built for CUDA {cuda}, which needs NVIDIA's driver {oldest} or newer)"
 
 
 def _sharing(ray: Any, there: list[Node], marks: Path, patience: float | None) -> list[str]:

@@ -23,6 +23,7 @@ SCRIPT = Path(__file__).parents[1] / "examples" / "slurm.sh"
 SRUN = """#!/bin/sh
 # Runs the command of a step here; a step of this allocation has one task.
 echo "$*" >> "$RECORD/srun"
+case "$*" in *--exclude=*) export RAY_TMPDIR="$RAY_TMPDIR.2" ;; esac   # another node's disk is its own
 while [ "${1#-}" != "$1" ]; do shift; done
 exec "$@"
 """
@@ -36,6 +37,7 @@ if port:
     listening = socket.create_server(("127.0.0.1", int(port[0])))
 with (pathlib.Path(os.environ["RECORD"]) / "ray").open("a") as file:
     file.write(" ".join(sys.argv[1:]) + "\\n")
+(pathlib.Path(os.environ["RAY_TMPDIR"]) / "session").mkdir(parents=True)
 time.sleep(60)
 """
 PYTHON = """#!/bin/sh
@@ -58,7 +60,7 @@ exit $CODE
 class Job:
     """One run of the script, as SLURM starts it."""
 
-    def __init__(self, folder: Path, environment: Path, **variables: str) -> None:
+    def __init__(self, folder: Path, environment: Path, *arguments: str, **variables: str) -> None:
         self.folder, self.mark = folder, secrets.token_hex(8)
         stubs = folder / "stubs"
         stubs.mkdir(exist_ok=True)
@@ -70,14 +72,14 @@ class Job:
             "SLURM_JOB_NUM_NODES": "2",
             "SLURM_CPUS_PER_TASK": "1",
             "MEDTUNE_ENVIRONMENT": str(environment),
-            "RAY_TMPDIR": str(folder / "ray-files"),
+            "RAY_TMPDIR": str(folder / "scratch"),
             "RECORD": str(folder),
             "PATH": f"{stubs}:{os.environ['PATH']}",
             "MARK": self.mark,
         }
         with (folder / "output.txt").open("ab") as output:
             self.process = subprocess.Popen(
-                ["bash", SCRIPT, "search.yaml"],
+                ["bash", SCRIPT, "search.yaml", *arguments],
                 cwd=folder,
                 env={**os.environ, **slurm, **variables},
                 stdout=output,
@@ -124,8 +126,8 @@ def wait_until(condition: Callable[[], object], timeout: float, job: Job) -> Non
 
 
 @contextmanager
-def job(folder: Path, environment: Path, **variables: str) -> Iterator[Job]:
-    started = Job(folder, environment, **variables)
+def job(folder: Path, environment: Path, *arguments: str, **variables: str) -> Iterator[Job]:
+    started = Job(folder, environment, *arguments, **variables)
     try:
         yield started
     finally:
@@ -157,7 +159,27 @@ def test_a_new_search_over_all_nodes(stubs: Path, tmp_path: Path) -> None:
     assert all("--num-cpus=1 --num-gpus=4" in line for line in (head, workers))
     first, others = sorted(run.read("srun").splitlines(), key=lambda line: "--nodelist" not in line)
     assert "--nodelist=one" in first and "--exclude=one" in others and "--nodes=1 --ntasks=1" in others
-    assert not run.read("scontrol") and not (tmp_path / "ray-files").exists()
+    assert not run.read("scontrol")
+
+
+def test_only_the_jobs_own_files_are_removed_and_on_every_node(stubs: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "scratch" / "results" / "kept.txt"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("of the person who sent the job, whose environment sbatch passes on")
+    with job(tmp_path, stubs, CODE="0", WAITS="yes", SLURM_JOB_ID="77") as run:
+        here, elsewhere = tmp_path / "scratch" / "ray-77", tmp_path / "scratch" / "ray-77.2"
+        sessions = (here / "session", elsewhere / "session")
+        wait_until(lambda: run.read("medtune") and all(session.is_dir() for session in sessions), 30, run)
+        run.process.send_signal(signal.SIGUSR1)
+        assert run.wait() == 0, run.read("output.txt")
+    assert sorted((tmp_path / "scratch").iterdir()) == [kept.parent] and kept.exists()
+
+
+def test_files_lie_in_tmp_by_default(stubs: Path, tmp_path: Path) -> None:
+    number = str(10**9 + secrets.randbelow(10**6))
+    with job(tmp_path, stubs, CODE="0", RAY_TMPDIR="", SLURM_JOB_ID=number) as run:
+        assert run.wait() == 0, run.read("output.txt")
+    assert f"--temp-dir=/tmp/ray-{number}" in run.read("ray") and not Path(f"/tmp/ray-{number}").exists()
 
 
 def test_an_earlier_search_is_resumed(stubs: Path, tmp_path: Path) -> None:
@@ -165,6 +187,28 @@ def test_an_earlier_search_is_resumed(stubs: Path, tmp_path: Path) -> None:
     with job(tmp_path, stubs, CODE="0") as run:
         assert run.wait() == 0, run.read("output.txt")
     assert run.read("medtune").startswith("resume runs/digits --address 127.0.0.1:")
+    assert "search.yaml isn't read again" in run.read("output.txt")
+
+
+def test_further_arguments_are_passed_on(stubs: Path, tmp_path: Path) -> None:
+    changes = ("--set", "budget.trials=100", "--set", "name=others")
+    with job(tmp_path, stubs, *changes, CODE="0") as run:
+        assert run.wait() == 0, run.read("output.txt")
+    (tmp_path / "runs" / "others").mkdir(parents=True)
+    with job(tmp_path, stubs, *changes, CODE="0") as run:
+        assert run.wait() == 0, run.read("output.txt")
+    new, again = run.read("medtune").splitlines()
+    assert new.startswith("search search.yaml --address") and new.endswith(" ".join(changes))
+    assert again.startswith("resume runs/others --address") and again.endswith(" ".join(changes))
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--smoke",), ("other.yaml",), ("--set",), ("--set", "a=1", "--address", "auto")]
+)
+def test_what_medtune_wouldnt_take_twice_is_refused(stubs: Path, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    with job(tmp_path, stubs, *arguments, CODE="0") as run:
+        assert run.wait() == 2
+    assert "usage: sbatch slurm.sh" in run.read("output.txt") and not run.read("ray") and not run.read("medtune")
 
 
 @pytest.mark.parametrize("code", [1, 2, 130])
@@ -201,8 +245,8 @@ def test_stopped_queued_again_and_finished(tmp_path: Path) -> None:
     (tmp_path / "search.yaml").write_text(text + "mlflow: off\nstopping: {rule: off}\n")
     found = SearchFolder(tmp_path / "runs" / "digits")
     environment = Path(sys.prefix)
-    short = f"{os.environ.get('RAY_TMPDIR', '/tmp')}/slurm.{secrets.token_hex(3)}"
-    more = {"RAY_TMPDIR": short, "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": "100000000"}
+    short = Path(os.environ.get("RAY_TMPDIR", "/tmp"), secrets.token_hex(2))
+    more = {"RAY_TMPDIR": str(short), "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": "100000000"}
     with job(tmp_path, environment, **more) as run:
         wait_until(lambda: (found.path / JOURNAL).exists() and any(t.done for t in found.study().trials), 300, run)
         run.process.send_signal(signal.SIGUSR1)
@@ -215,4 +259,4 @@ def test_stopped_queued_again_and_finished(tmp_path: Path) -> None:
     assert len(run.read("scontrol").splitlines()) == 1
     after = found.study().trials
     assert len(after) == 4 and all(trial.state.terminal for trial in after)
-    assert not Path(short).exists()
+    short.rmdir()  # nothing is left in it

@@ -5,6 +5,7 @@ same paths, as a machine does on which something wasn't mounted.
 """
 
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -23,7 +24,7 @@ import pytest
 from search.cluster import Node, connect, nodes, sources_digest, trials_at_once
 from search.launch import RAY_SETTINGS
 from search.plan import Plan, plan
-from search.preflight import GIB, Question, look, look_at_packages, pixel_files, preflight, question, told
+from search.preflight import DRIVERS, GIB, Question, look, look_at_packages, pixel_files, preflight, question, told
 from search.settings import load
 from spaces.config import ResourcesConfig
 from spaces.mistakes import Mistake
@@ -229,11 +230,42 @@ def test_each_fault_of_a_node(asked: Question, tmp_path: Path) -> None:
 def test_other_packages_are_named() -> None:
     mine = look_at_packages()
     theirs = {**mine, "python": "3.9", "versions": {**mine["versions"], "torch": "1.0", "timm": "not installed"}}
-    seen: Any = {**theirs, "storage": "", "dataset": "", "cache": "", "checkpoints": "", "accelerators": 0}
+    seen: Any = {**theirs, "storage": "", "dataset": "", "cache": "", "checkpoints": "", "accelerators": 0, "cuda": ""}
     [versions] = told(Node("id", "there", 2, 0), seen, mine, False)
     assert (
         "Python 3.9 instead of" in versions and "torch 1.0 instead of" in versions and "requirements.lock" in versions
     )
+
+
+def test_a_driver_that_is_too_old_is_named(asked: Question, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    # What torch says there: the driver's library counts the accelerators, CUDA refuses them.
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", "13.2")
+    node = Node("id", "here", 2, 2)
+    seen = look({**asked, "accelerators": True})
+    [sentence] = told(node, seen, look_at_packages(), True)
+    assert "started with 2 accelerators, but torch sees 0 there" in sentence and "--num-gpus=0" in sentence
+    assert "torch there is built for CUDA 13.2, which needs NVIDIA's driver 580 or newer" in sentence
+    for build in (None, "99.0"):
+        monkeypatch.setattr(torch.version, "cuda", build)
+        [sentence] = told(node, look({**asked, "accelerators": True}), look_at_packages(), True)
+        assert "mend its driver or torch's build" in sentence
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.version, "cuda", "13.2")
+    [sentence] = told(Node("id", "here", 2, 3), look({**asked, "accelerators": True}), look_at_packages(), True)
+    assert "torch sees 2 there; mend its driver or torch's build" in sentence, "the driver is new enough for two"
+    assert told(node, look({**asked, "accelerators": True}), look_at_packages(), True) == []
+    shutil.rmtree(asked["marks"])
+
+
+def test_the_locked_torch_has_a_least_driver() -> None:
+    lock = (Path(__file__).parents[2] / "requirements.lock").read_text()
+    [version] = re.findall(r"^nvidia-cuda-runtime==(\d+)\.", lock, re.M)
+    assert version in DRIVERS
+    assert f"driver {DRIVERS[version]} or newer" in (Path(__file__).parents[2] / "docs" / "cluster.md").read_text()
 
 
 def test_the_digest_is_of_the_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
