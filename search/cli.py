@@ -12,6 +12,19 @@ from collections.abc import Sequence
 from typing import Any
 
 EXIT_MISTAKE, EXIT_INTERRUPTED = 2, 130
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+TO_DO = {
+    **dict.fromkeys(NO_SPACE, "free space"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "give this user the right to, or choose another place"),
+    errno.EROFS: "choose a place that can be written to",
+    errno.EIO: "the disk, or what it hangs on, is at fault: see the system's log",
+    errno.ESTALE: "mount it anew",
+    errno.ENOENT: "restore it, or give another name",
+    errno.EISDIR: "give a file's name",
+    errno.ENOTDIR: "give another name: a part of it is a file",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+"""By what the system says of a file: what a person can do."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -158,9 +171,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.filename is None and error.errno not in NO_SPACE:
             raise
-        print(f"medtune: {error.strerror} ({error.filename or 'where it was writing'}); free space.", file=sys.stderr)
+        where, todo = error.filename or "where it was writing", TO_DO.get(error.errno or 0, "see to it, and try again")
+        print(f"medtune: {os.fsdecode(where)}: {error.strerror}; {todo}.", file=sys.stderr)
         return EXIT_MISTAKE
 
 

@@ -1,11 +1,17 @@
 """The command line is a contract."""
 
+import errno
+import os
 import resource
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 
-from search.cli import parser
+import pytest
+
+from search import commands
+from search.cli import main, parser
 from tests.search.conftest import medtune
 
 CONTRACT = {
@@ -54,3 +60,41 @@ def test_wrong_usage_exits_with_2() -> None:
     for arguments in ([], ["serch"], ["search"], ["search", "a.yaml", "--sett", "b=c"], ["export", "x"]):
         done = medtune(*arguments)
         assert done.returncode == 2 and "usage:" in done.stderr
+
+
+def test_what_the_system_refuses_is_a_sentence(tmp_path: Path) -> None:
+    """The file, what the system says, what to do."""
+    done = medtune("ls", tmp_path / ("s" * 300))
+    assert done.returncode == 2
+    assert done.stderr == f"medtune: {tmp_path / ('s' * 300)}: File name too long; choose a shorter name.\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "todo"),
+    [
+        (errno.EROFS, "choose a place that can be written to"),
+        (errno.EACCES, "give this user the right to"),
+        (errno.EIO, "see the system's log"),
+        (errno.ENOSPC, "free space"),
+        (errno.ELOOP, "see to it, and try again"),
+    ],
+)
+def test_each_error_of_a_file_has_its_sentence(
+    number: int, todo: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(options: object) -> None:
+        raise OSError(number, os.strerror(number), "/data/a.csv")
+
+    monkeypatch.setattr(commands, "status", failing)
+    assert main(["status", "x"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"medtune: /data/a.csv: {os.strerror(number)}; ") and todo in said
+
+
+def test_an_error_of_no_file_is_a_defect_and_shows_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(options: object) -> None:
+        raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+
+    monkeypatch.setattr(commands, "status", failing)
+    with pytest.raises(ConnectionResetError):
+        main(["status", "x"])
