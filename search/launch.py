@@ -17,6 +17,7 @@ from search.cluster import Node, Room, check_address, check_cluster, check_label
 from search.cluster import connect as connect
 from search.console import Console, chatter_to
 from search.folder import SETTINGS, SearchFolder
+from search.head import watched
 from search.identity import MAY_CHANGE, identity, meaning, refuse_changes, settings_differences
 from search.newcomers import Newcomers
 from search.outages import outage
@@ -230,7 +231,11 @@ def _drive(driver: Any, found: SearchFolder, planned: Plan, address: str | None,
     resources = planned.config.resources
     with console.working("starting Ray" if address is None else f"connecting to {address}"):
         connect(ray, address)
-    with _graceful_signals(driver, console), _shut_down_after(ray, found):
+    with (
+        _graceful_signals(driver, console),
+        _shut_down_after(ray, found),
+        watched(ray._private.worker.global_worker.node, found.path, console, driver.stopping.is_set),
+    ):
         concurrent = planned.concurrent
         if address is not None:
             with console.working("looking at the cluster's nodes"):
