@@ -11,7 +11,7 @@ from pathlib import Path
 
 from search.folder import SearchFolder
 from search.record import State
-from search.study import JOURNAL, Study, only_writer, open_storage, repair_journal
+from search.study import JOURNAL, Study, existing_storage, only_writer, repair_journal
 from search.tracking import being_driven
 from spaces.mistakes import Mistake
 
@@ -55,7 +55,7 @@ def _cancel_here(found: SearchFolder, number: int) -> None:
     config = found.config()
     with only_writer(found.path):
         repair_journal(found.path / JOURNAL)
-        Study.open(open_storage(found.path, config.study), config.name).end(number, State.CANCELLED, CAUSE)
+        Study.open(existing_storage(found.path, config.study), config.name).end(number, State.CANCELLED, CAUSE)
 
 
 def ask(search: Path, number: int) -> None:

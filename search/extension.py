@@ -19,7 +19,7 @@ from search.plan import plan
 from search.record import Trial
 from search.sampler import distribution
 from search.settings import load
-from search.study import JOURNAL, Study, only_writer, open_storage, repair_journal
+from search.study import JOURNAL, Study, existing_storage, only_writer, repair_journal
 from spaces.config import SearchConfig
 from spaces.dimensions import Space
 from spaces.library import assemble
@@ -55,7 +55,7 @@ def extend(found: SearchFolder, changes: Sequence[str], progress: Progress | Non
         _refuse_narrower(before, wanted, found.study())
         planned = plan(wanted, found.path, going_on=True, progress=progress)
         repair_journal(found.path / JOURNAL)
-        study = Study.open(open_storage(found.path, before.study), before.name)
+        study = Study.open(existing_storage(found.path, before.study), before.name)
         now = identity(planned)
         extended = _extended(study.identity, now)
         refuse_changes(extended, now, [entry["code"] for entry in study.accepted])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ruamel.yaml import YAML
 
-from search.study import Study, database_has, has_already, open_storage
+from search.study import Study, database_has, existing_storage, has_already, open_storage
 from spaces.config import SearchConfig
 from spaces.mistakes import Mistake
 from spaces.strict import read_yaml
@@ -53,7 +53,7 @@ class SearchFolder:
     def study(self) -> Study:
         """The record as it is now, to be read."""
         config = self.config()
-        return Study.read(open_storage(self.path, config.study), config.name)
+        return Study.read(existing_storage(self.path, config.study), config.name)
 
 
 def storage_folder() -> Path:

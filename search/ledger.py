@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from search.study import cut_torn_line
+from search.study import cut_torn_line, whole_lines
 from spaces.mistakes import Mistake
 
 NAME = "test-openings.jsonl"
@@ -74,17 +74,25 @@ class Ledger:
         self.path = storage / NAME
 
     def openings(self, test: SealedTest) -> list[Opening]:
-        """Of one test set, in order. A torn last line, left by a crash, is passed over."""
+        """Of one test set, in order. A torn last line, left by a crash, is passed over.
+
+        Raises:
+            Mistake: another line is damaged.
+        """
         if not self.path.exists():
             return []
-        found = []
-        for line in self.path.read_bytes().splitlines(keepends=True):
-            if line.endswith(b"\n"):
-                data = json.loads(line)
-                opening = Opening(**{**data, "searches": tuple(data["searches"])})
-                if opening.of(test):
-                    found.append(opening)
-        return found
+        openings = [self._read(number, line) for number, line in enumerate(whole_lines(self.path), start=1)]
+        return [opening for opening in openings if opening.of(test)]
+
+    def _read(self, number: int, line: bytes) -> Opening:
+        try:
+            data = json.loads(line)
+            return Opening(**{**data, "searches": tuple(data["searches"])})
+        except (LookupError, TypeError, ValueError):
+            raise Mistake(
+                f"{self.path}: line {number}: damaged; restore the file from a backup: without that line it isn't "
+                "known how often a test set was opened. Searches and their finals aren't touched by it."
+            ) from None
 
     def refuse_unexplained(self, test: SealedTest, what: str, reason: str | None) -> None:
         """Raises:

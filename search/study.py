@@ -119,6 +119,44 @@ def open_storage(folder: Path, url: str | None) -> BaseStorage:
     return JournalStorage(JournalFileBackend(str(journal), lock_obj=JournalFileOpenLock(str(journal))))
 
 
+def existing_storage(folder: Path, url: str | None) -> BaseStorage:
+    """As `open_storage`, of a search that has one already: nothing is made there.
+
+    Raises:
+        Mistake: the journal is missing or damaged; a database can't be opened.
+    """
+    journal = folder / JOURNAL
+    if not url:
+        if not journal.exists():
+            raise Mistake(
+                f"{journal}: no such file, which holds the search's record; restore it from a backup, or delete the "
+                "folder and search anew."
+            )
+        for number, line in enumerate(whole_lines(journal), start=1):
+            if not _is_object(line):
+                raise _damaged(f"{journal}: line {number}: damaged (no JSON)")
+    try:
+        return open_storage(folder, url)
+    except (LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:  # of Optuna, as it replays
+        raise _damaged(f"{journal}: damaged (its lines don't fit together: {type(error).__name__})") from error
+
+
+def whole_lines(path: Path) -> list[bytes]:
+    """The lines of a file that is added to, without a last one that is being written, or was when its writer died."""
+    return path.read_bytes().split(b"\n")[:-1]
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def _damaged(what: str) -> Mistake:
+    return Mistake(f"{what}; restore the file from a backup. What trials have written themselves isn't touched by it.")
+
+
 def database_has(url: str, name: str) -> bool:
     """Whether a database has a study of that name. Nothing is made there, neither tables nor a file.
 
@@ -221,13 +259,21 @@ class Study:
 
     @classmethod
     def read(cls, storage: BaseStorage, name: str) -> Study:
-        """An existing study, as it is now. Nothing is written."""
+        """An existing study, as it is now. Nothing is written.
+
+        Raises:
+            Mistake: there is none of that name, or what is in it isn't what this class writes.
+        """
         try:
-            return cls(storage, name)
+            storage.get_study_id_from_name(name)
         except KeyError:
             raise Mistake(
                 f'the study storage has no study "{name}"; correct study: in its search.yaml, or start the search.'
             ) from None
+        try:
+            return cls(storage, name)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise _damaged(f'the record of "{name}": damaged ({type(error).__name__}: {error})') from error
 
     def add(
         self,
@@ -367,4 +413,4 @@ def _from_frozen(frozen: FrozenTrial) -> Trial:
 
 def journal_lines(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a journal, for looking at."""
-    return [json.loads(line) for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+    return [json.loads(line) for line in whole_lines(path)]

@@ -24,7 +24,7 @@ from optuna.storages import BaseStorage
 from search.disclosure import SearchFacts, facts, public_uri
 from search.mirror import Mirror
 from search.record import Trial
-from search.study import Study, open_storage
+from search.study import Study, existing_storage
 from spaces.config import SearchConfig
 from spaces.mistakes import Mistake
 from spaces.strict import read_yaml
@@ -42,7 +42,7 @@ def search_facts(folder: Path) -> SearchFacts:
         Mistake: there is none, or its settings can't be read.
     """
     config = settings(folder)
-    return facts(config, Study.read(open_storage(folder, config.study), config.name).identity)
+    return facts(config, Study.read(existing_storage(folder, config.study), config.name).identity)
 
 
 def settings(folder: Path) -> SearchConfig:
@@ -161,7 +161,7 @@ class _Record:
         config = settings(self.folder)
         try:
             if self._storage is None:
-                self._storage = open_storage(self.folder, config.study)
+                self._storage = existing_storage(self.folder, config.study)
             study = Study.read(self._storage, config.name)
         except Exception:
             self._storage = None
