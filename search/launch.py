@@ -26,7 +26,7 @@ from search.preflight import GIB, look_at, preflight
 from search.record import Trial
 from search.sampler import Comparing, Sampler, sampler_of
 from search.settings import load
-from search.study import JOURNAL, Study, only_writer, open_storage, repair_journal
+from search.study import JOURNAL, Study, existing_storage, only_writer, repair_journal
 from search.tracking import start_mirror
 from search.view import View
 from spaces.config import Direction, ResourcesConfig, SearchConfig
@@ -174,7 +174,7 @@ def _run(
         torn = repair_journal(found.path / JOURNAL)
         if torn:
             console.print(f"The record ended in half a line, which was cut off and kept in {torn.name}.")
-        study = Study.open(open_storage(found.path, config.study), config.name)
+        study = Study.open(existing_storage(found.path, config.study), config.name)
         now, accepted = identity(planned), {change["code"] for change in study.accepted}
         console.print(*refuse_changes(study.identity, now, accepted, accept_code=accept_code))
         if config.budget.trials < len(study.trials) and keep:
