@@ -23,6 +23,7 @@ from spaces.backbone import licences_text
 from spaces.config import SearchConfig
 from spaces.mistakes import Mistake
 from spaces.protocol import notes
+from spaces.words import counted
 from trainables.data.audit import copies, shapes
 from trainables.data.manifest import Manifest
 from trainables.data.problems import SHOWN
@@ -64,7 +65,7 @@ def describe(plan: Plan, file: Path, costs: Estimate | None) -> list[RenderableT
     config, prepared = plan.config, plan.prepared
     rungs = rung_epochs(config.budget.epochs, config.stopping, config.dataset.split.folds)
     licences = licences_text(config.backbones)
-    budget = f"{config.budget.trials} trials"
+    budget = counted(config.budget.trials, "trial")
     if config.strategy == "compare":
         each = config.budget.trials // len(config.backbones)
         budget += f" ({each} for each of {len(config.backbones)} backbones)"
@@ -87,8 +88,8 @@ def describe(plan: Plan, file: Path, costs: Estimate | None) -> list[RenderableT
         *learnable_lines(plan),
         space_table(plan),
         *batch_lines(plan),
-        f"Budget: {budget} of up to {config.budget.epochs} epochs, {plan.concurrent} at once; "
-        f"first {len(plan.first)} shipped or own configurations; "
+        f"Budget: {budget} of up to {counted(config.budget.epochs, 'epoch')}, {plan.concurrent} at once; "
+        f"{counted(len(plan.first), 'shipped or own configuration')} first; "
         + (f"compared after epochs {', '.join(map(str, rungs))}" if rungs else "nobody is stopped early"),
         *estimate_lines(costs, plan),
         f"Metric: {config.metric} ({plan.direction}) on validation. Licences of the weights: {licences}",
@@ -171,8 +172,8 @@ def learnable_lines(plan: Plan) -> list[str]:
         )
     elif found.ranks_noise:
         lines.append(
-            f"WARNING: {config.budget.trials} trials would rank noise: of as many equally good ones the best would "
-            f"look {found.optimism:.3f} better than it is, and choosing well is worth some {WORTH:g} to "
+            f"WARNING: {counted(config.budget.trials, 'trial')} would rank noise: of as many equally good ones the "
+            f"best would look {found.optimism:.3f} better than it is, and choosing well is worth some {WORTH:g} to "
             f"{2.5 * WORTH:g} as a rule. Run fewer trials, enlarge validation (dataset.split.validation), or use folds "
             "(dataset.split.folds); believe the final's value alone."
         )
@@ -221,11 +222,11 @@ def _shown(found: Learnable, metric: str, folds: str) -> str:
 
 
 def space_table(plan: Plan) -> Table:
-    """Every dimension with its values and when it is asked."""
+    """Every dimension that a trial can be asked, with its values and when it is asked."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", title="Space", title_justify="left")
     for column in ("dimension", "values", "asked when"):
         table.add_column(column)
-    for dimension in plan.space.dimensions:
+    for dimension in plan.space.reachable:
         when = "; ".join(
             f"{name} {'in ' + ', '.join(map(str, c.among)) if c.among else 'not ' + ', '.join(map(str, c.excluding))}"
             for name, c in dimension.when.items()

@@ -13,6 +13,7 @@ from search.record import best
 from search.settings import load
 from spaces.config import SearchConfig
 from spaces.mistakes import Mistake
+from spaces.words import counted
 
 
 def check(options: argparse.Namespace) -> None:
@@ -74,8 +75,8 @@ def _dry_run(config: SearchConfig, base: Path, count: int, console: Console) -> 
     trials = dry_run(planned, count)
     console.print(*(line(trial) for trial in trials))
     console.print(
-        f"{len(trials)} of {planned.config.budget.trials} trials, as they would be ordered before any has told a "
-        "result; nothing was run."
+        f"{len(trials)} of {counted(planned.config.budget.trials, 'trial')}, as they would be ordered before any has "
+        "told a result; nothing was run."
     )
 
 
@@ -107,14 +108,15 @@ def cancel(options: argparse.Namespace) -> None:
 
 def ls(options: argparse.Namespace) -> None:
     from search.folder import storage_folder
-    from search.listing import listing, table
+    from search.listing import lines, listing
 
     storage = Path(options.storage) if options.storage else storage_folder()
     found = listing(storage)
     if options.json:
         print(json.dumps([one.plain() for one in found], indent=1))
     elif found:
-        Console.of_terminal().print(table(found))
+        console = Console.of_terminal()
+        console.print(*lines(found, console.rich.width))
     else:
         Console.of_terminal().print(f"No search lies in {storage.resolve()}.")
 
@@ -140,7 +142,10 @@ def prune(options: argparse.Namespace) -> None:
     for number, why in sorted(pruned.kept.items()):
         console.print(f"kept: trial {number}: {why}")
     verb = "would be freed" if options.dry_run else "freed"
-    console.print(f"{readable(pruned.freed)} {verb}: the checkpoints of {len(pruned.folders)} trials and jobs.")
+    console.print(
+        f"{readable(pruned.freed)} {verb}: the checkpoints of "
+        f"{counted(len(pruned.folders), 'trial or job', 'trials and jobs')}."
+    )
 
 
 def _interrupted(console: Console, folder: Path) -> None:
@@ -256,7 +261,7 @@ def predict(options: argparse.Namespace) -> None:
         column=options.path,
         root=Path(options.root) if options.root else None,
     )
-    what = f"{count} images" if options.per is None else f"{count} by {options.per}"
+    what = counted(count, "image") if options.per is None else f"{count} by {options.per}"
     Console.of_terminal().print(f"{options.output}: probabilities of {what}", f"  {describe(predictor)}")
 
 
@@ -267,7 +272,12 @@ def sync(options: argparse.Namespace) -> None:
     if options.follow:
         follow(found.path)
     else:
-        sync_once(found.path)
+        console = Console.of_terminal()
+        with console.working("bringing MLflow up to date", of="trials"):
+            address, trials = sync_once(found.path)
+        console.print(
+            f"{address} is up to date with {found.path.name}, {counted(trials, 'trial')}. Look: medtune ui {found.path}"
+        )
 
 
 def ui(options: argparse.Namespace) -> None:

@@ -17,6 +17,7 @@ from search.record import best
 from search.rungs import rung_epochs
 from search.trial_text import describe_best, state_counts
 from spaces.backbone import licences_text
+from spaces.words import counted
 
 if TYPE_CHECKING:
     from search.folder import SearchFolder
@@ -62,7 +63,7 @@ class Console:
     def started(self, plan: Plan, folder: Path) -> None:
         """What begins, in a few lines that stay above the live table."""
         config = plan.config
-        first = f"{len(plan.first)} first configurations, " if plan.first else ""
+        first = f"{counted(len(plan.first), 'first configuration')}, " if plan.first else ""
         rungs = rung_epochs(config.budget.epochs, config.stopping, config.dataset.split.folds)
         random = [
             b
@@ -70,10 +71,10 @@ class Console:
             if (config.weights if isinstance(config.weights, str) else config.weights.get(b)) == "random"
         ]
         self.print(
-            f"Search {config.name}: {config.budget.trials} trials of up to {config.budget.epochs} epochs, "
-            f"{first}{len(plan.prepared.train)} training and "
+            f"Search {config.name}: {counted(config.budget.trials, 'trial')} of up to "
+            f"{counted(config.budget.epochs, 'epoch')}, {first}{len(plan.prepared.train)} training and "
             f"{len(plan.prepared.validation)} validation images, {config.metric}",
-            f"{len(plan.space.searched)} dimensions, strategy {config.strategy}, sampler {config.sampler}; "
+            f"{counted(len(plan.space.searched), 'dimension')}, strategy {config.strategy}, sampler {config.sampler}; "
             + (f"compared after epochs {', '.join(map(str, rungs))}" if rungs else "nobody is stopped early"),
             f"Folder {folder}, log {folder / 'log.txt'}",
         )
@@ -88,7 +89,7 @@ class Console:
 
     def ended(self, study: Study, found: SearchFolder, driver: Driver) -> None:
         counts = state_counts(study.trials)
-        self.print(f"{len(study.trials)} trials: {', '.join(f'{n} {state}' for state, n in counts.items())}")
+        self.print(f"{counted(len(study.trials), 'trial')}: {', '.join(f'{n} {state}' for state, n in counts.items())}")
         if driver.notice:
             self.print(driver.notice)
         if driver.out_of_time:

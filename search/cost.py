@@ -17,6 +17,7 @@ from search.rungs import rung_epochs
 from search.sampler import Exhausted, Sampler
 from spaces.config import StoppingConfig, TrialConfig
 from spaces.library import trial_config
+from spaces.words import counted
 from trainables.causes import Diverged
 from trainables.kinds import kind
 from trainables.place import this_machine
@@ -122,8 +123,8 @@ def estimate_lines(found: Estimate | None, plan: Plan) -> list[str]:
         memory += f"; {found.infeasible:.0%} of configurations don't fit"
     lines = [
         f"Cost, measured on this machine{measured}: {found.hours_each:.3g} {device}-hours a full trial, "
-        f"{found.hours_all:.3g} for {config.budget.trials} trials{stopped}, less where activations are shared; "
-        f"{memory}.",
+        f"{found.hours_all:.3g} for {counted(config.budget.trials, 'trial')}{stopped}, less where activations "
+        f"are shared; {memory}.",
         f"Disk: {found.pixels / GIB:.2f} GiB for decoded images, up to {found.activations / GIB:.1f} GiB for "
         "activations.",
     ]

@@ -13,6 +13,7 @@ from search.identity import flatten
 from search.record import State, best
 from search.trial_text import describe_best, state_counts, value_text
 from spaces.library import assemble
+from spaces.words import written
 
 LEFT_OUT = {"name", "storage", "cache", "checkpoints"}  # differ in any two searches, and say nothing
 
@@ -60,15 +61,9 @@ def _facts(found: SearchFolder) -> list[Mapping[str, str]]:
         {"digest": identity["split"][:12], "test groups": identity["test"][:12]},
         {"digest": identity["code"][:12], **{f"weights of {n}": w for n, w in identity["weights"].items()}},
         dict(identity["versions"]),
-        _space(found),
+        assemble(config).described(),
         _results(found),
     ]
-
-
-def _space(found: SearchFolder) -> dict[str, str]:
-    space = assemble(found.config())
-    searched = {d.key: d.describe() for d in space.dimensions}
-    return searched | {name: f"fixed at {value}" for name, value in space.fixed.items()}
 
 
 def _results(found: SearchFolder) -> dict[str, str]:
@@ -86,7 +81,7 @@ def _results(found: SearchFolder) -> dict[str, str]:
 
 
 def _shown(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return ABSENT if value is None or value in ([], {}) else written(value)
 
 
 def table(differences: list[Difference], first: str, second: str) -> Table:

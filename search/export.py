@@ -25,6 +25,7 @@ from spaces.config import (
 from spaces.library import trial_config
 from spaces.mistakes import Mistake
 from spaces.strict import Strict, read_yaml
+from spaces.words import counted
 from trainables.files import write_text
 
 KIND = "medtune export"
@@ -96,7 +97,8 @@ def export(
     complete = ranked(study.trials, direction)
     if not complete:
         raise Mistake(
-            f"export: {config.name} has no complete trial yet ({len(study.trials)} trials so far); wait, or resume it."
+            f"export: {config.name} has no complete trial yet ({counted(len(study.trials), 'trial')} so far); wait, "
+            "or resume it."
         )
     if top is not None and not 1 <= top <= len(complete):
         raise Mistake(f"export: --top {top}: expected 1 to {len(complete)}, the number of complete trials.")
@@ -141,10 +143,10 @@ def left_out(found: SearchFolder) -> list[str]:
         if State.COMPLETE in states:
             continue
         ended = ", ".join(f"{states.count(state)} {state}" for state in State if state in states)
-        had = f"{len(states)} trials ({ended})" if states else "no trial at all"
+        had = f"{counted(len(states), 'trial')} ({ended})" if states else "no trial at all"
         sentences.append(
             f"{name}: NOT exported: it has no complete trial; the record has {had} of it. More trials may find one: "
-            f"medtune resume {config.name} --set budget.trials=N."
+            f"medtune resume {found.path} --set budget.trials=N."
         )
     return sentences
 

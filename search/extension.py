@@ -8,7 +8,7 @@ report shows it, and a resume goes on in the new space.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optuna.distributions import check_distribution_compatibility
@@ -24,6 +24,7 @@ from spaces.config import SearchConfig
 from spaces.dimensions import Space
 from spaces.library import assemble
 from spaces.mistakes import Mistake
+from spaces.words import counted, written
 from trainables.data.parts import Progress
 
 NOTED = ("space", "backbones", "budget")  # what an extension is, and what a report may show
@@ -58,7 +59,7 @@ def extend(found: SearchFolder, changes: Sequence[str], progress: Progress | Non
         study = Study.open(existing_storage(found.path, before.study), before.name)
         now = identity(planned)
         extended = _extended(study.identity, now)
-        refuse_changes(extended, now, [entry["code"] for entry in study.accepted])
+        refuse_changes(extended, now, [entry["code"] for entry in study.accepted], command="extend")
         differences = _differences(before, planned.config)
         if differences:
             noted = {key: change for key, change in differences.items() if key.split(".")[0] in NOTED}
@@ -83,13 +84,51 @@ def _may_be_wider(key: str) -> bool:
 
 
 def _differences(before: SearchConfig, after: SearchConfig) -> dict[str, list[str]]:
-    """Settings that differ, by dotted names: what they were and what they are."""
-    was, is_now = flatten(before.plain()), flatten(after.plain())
-    return {
-        key: [str(was.get(key, "not set")), str(is_now.get(key, "not set"))]
+    """Settings that differ, by dotted names: what they were and what they are. Of the space, a range as it holds, which
+    the settings themselves need not say."""
+    was, is_now = flatten(before.plain() | {"space": {}}), flatten(after.plain() | {"space": {}})
+    settings = {
+        key: [_setting(was.get(key)), _setting(is_now.get(key))]
         for key in dict.fromkeys([*was, *is_now])
         if was.get(key) != is_now.get(key)
     }
+    names = [
+        key for key in dict.fromkeys([*before.space, *after.space]) if before.space.get(key) != after.space.get(key)
+    ]
+    of_space = _of_space(assemble(before), assemble(after), names)
+    told = {key.removeprefix("space.").split("@")[0] for key in of_space}
+    otherwise = {  # when a dimension is asked, which its range doesn't tell
+        f"space.{key}": [_setting(before.space.get(key)), _setting(after.space.get(key))]
+        for key in names
+        if key.split("@")[0] not in told
+    }
+    return settings | of_space | otherwise
+
+
+def _of_space(before: Space, after: Space, changed: Sequence[str]) -> dict[str, list[str]]:
+    """What became of the dimensions that the settings define otherwise, those of one name together."""
+    was, is_now = before.definitions(), after.definitions()
+    names = {key.split("@")[0] for key in changed}
+    return {
+        f"space.{key}": [_dimension(was, key), _dimension(is_now, key)]
+        for key in dict.fromkeys([*was, *is_now])
+        if key.split("@")[0] in names and was.get(key) != is_now.get(key)
+    }
+
+
+def _setting(value: Any) -> str:
+    return "not set" if value is None else written(value)
+
+
+def _dimension(definitions: Mapping[str, Any], key: str) -> str:
+    """Of one dimension; where others of its name stand for it, these."""
+    if key in definitions:
+        return written(definitions[key])
+    name, _, scope = key.partition("@")
+    others = [other for other in definitions if other.split("@")[0] == name]
+    if scope and name in others:
+        return f"as {name}"
+    return f"only {', '.join(others)}" if others else "left out"
 
 
 def _refuse_narrower(before: SearchConfig, after: SearchConfig, study: Study) -> None:
@@ -101,8 +140,8 @@ def _refuse_narrower(before: SearchConfig, after: SearchConfig, study: Study) ->
     space = assemble(after)
     if after.budget.trials < len(study.trials):
         problems.append(
-            f"extend: budget.trials is {after.budget.trials}, but the search has {len(study.trials)} trials already; "
-            "give a larger number."
+            f"extend: budget.trials is {after.budget.trials}, but the search has {counted(len(study.trials), 'trial')} "
+            "already; give a larger number."
         )
     if gone := [name for name in before.backbones if name not in after.backbones]:
         problems.append(
@@ -114,7 +153,7 @@ def _refuse_narrower(before: SearchConfig, after: SearchConfig, study: Study) ->
         problems += [f"extend: {text}; {reason}." for text in outside[:SHOWN]]
         if len(outside) > SHOWN:
             problems.append(
-                f"extend: {len(outside) - SHOWN} more trials lie outside of the new space; widen it to take them in."
+                f"extend: {counted(len(outside) - SHOWN, 'more trial')} outside of the new space; widen it further."
             )
     if not problems and after.study:
         problems += _not_in_a_database(study, space)

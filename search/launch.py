@@ -34,6 +34,7 @@ from spaces.dimensions import Space
 from spaces.library import trial_config
 from spaces.mistakes import Mistake
 from spaces.strict import digest
+from spaces.words import counted
 from trainables.files import write_json
 from trainables.object_store import below
 
@@ -179,8 +180,8 @@ def _run(
         console.print(*refuse_changes(study.identity, now, accepted, accept_code=accept_code))
         if config.budget.trials < len(study.trials) and keep:
             raise Mistake(
-                f"--set budget.trials={config.budget.trials}: the record has {len(study.trials)} trials already; "
-                "give their number, for no further ones, or more."
+                f"--set budget.trials={config.budget.trials}: the record has {counted(len(study.trials), 'trial')} "
+                "already; give their number, for no further ones, or more."
             )
         if now["code"] not in (study.identity["code"], *accepted):
             study.accept_code(now["code"])

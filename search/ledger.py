@@ -17,6 +17,7 @@ from filelock import FileLock
 
 from search.study import cut_torn_line, whole_lines
 from spaces.mistakes import Mistake
+from spaces.words import counted
 
 NAME = "test-openings.jsonl"
 
@@ -64,8 +65,8 @@ class Standing:
     configurations: int
 
     def __str__(self) -> str:
-        searches = f"{self.searches} search{'es' if self.searches != 1 else ''}"
-        configurations = f"{self.configurations} configuration{'s' if self.configurations != 1 else ''}"
+        searches = counted(self.searches, "search", "searches")
+        configurations = counted(self.configurations, "configuration")
         return f"opening {self.opening} of this test set, by {searches}, {configurations} in all"
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import pwd
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
+from rich.console import RenderableType
 
+from search.columns import Column, fitting
 from search.folder import DATA, SETTINGS, SearchFolder
 from search.record import best
 from search.tracking import being_driven
@@ -117,29 +118,27 @@ def readable(size: float) -> str:
     raise AssertionError("the last unit takes any size")
 
 
-def table(found: Sequence[Listed], now: float | None = None) -> Table:
-    """For a terminal."""
-    shown = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for column in ("search", "state", "trials", "best", "owner", "on disk", "last change", "tags"):
-        shown.add_column(
-            column,
-            justify="right" if column in ("trials", "on disk") else "left",
-            no_wrap=column in ("state", "trials", "on disk", "last change"),
-            overflow="fold",
-        )
-    for one in found:
-        value = f"{one.best:.4f} {one.metric}" if one.best is not None else one.trouble or "none yet"
-        shown.add_row(
-            one.name,
-            one.state,
-            f"{one.trials} of {one.ordered}" if one.ordered else "",
-            value,
-            one.owner,
-            readable(one.size),
-            _ago((now or time.time()) - one.changed),
-            ", ".join(one.tags),
-        )
-    return shown
+def lines(found: Sequence[Listed], width: int, now: float | None = None) -> Iterator[RenderableType]:
+    """For a terminal of so many characters: a table, and below it why a search can't be read."""
+    columns = [
+        Column[Listed]("search", lambda one: one.name, 9),
+        Column[Listed]("state", lambda one: one.state, 8),
+        Column[Listed]("trials", lambda one: f"{one.trials} of {one.ordered}" if one.ordered else "", 7, right=True),
+        Column[Listed]("best", _best, 6),
+        Column[Listed]("metric", lambda one: one.metric, 5),
+        Column[Listed]("owner", lambda one: one.owner, 1),
+        Column[Listed]("on disk", lambda one: readable(one.size), 3, right=True),
+        Column[Listed]("last change", lambda one: _ago((now or time.time()) - one.changed), 4),
+        Column[Listed]("tags", lambda one: ", ".join(one.tags), 2),
+    ]
+    yield fitting(columns, found, width)
+    yield from (f"{one.name}: {one.state}: {one.trouble}" for one in found if one.trouble)
+
+
+def _best(one: Listed) -> str:
+    if one.best is None:
+        return "" if one.trouble else "none yet"
+    return f"{one.best:.4f}"
 
 
 def _ago(seconds: float) -> str:

@@ -8,6 +8,12 @@ from search.disclosure import NAME, SearchFacts, public_parameter
 from search.record import State, Trial
 from search.trial_text import parameters_text, value_interval, value_text
 
+WHERE = (
+    "A name is looked for in `runs` below the folder where you type, or in the folder that MEDTUNE_STORAGE names: "
+    "`export MEDTUNE_STORAGE=FOLDER`, with the folder that the search lies in."
+)
+"""The folder itself, which is a path of somebody's machine, isn't sent to MLflow."""
+
 
 def note(
     search: SearchFacts,
@@ -52,4 +58,5 @@ def note(
         commands["export"] = f"medtune export {name} -o best.yaml{' --per backbone' if compare else ''}"
         commands["make a final"] = f"medtune final {'best-*.yaml' if compare else 'best.yaml'}"
         commands["report"] = f"medtune report {name} -o report.html"
-    return "\n\n".join([*lines, *finals, *(f"To {what}: `{command}`" for what, command in commands.items())])
+    told = [f"To {what}: `{command}`" for what, command in commands.items()]
+    return "\n\n".join([*lines, *finals, *told, WHERE])

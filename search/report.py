@@ -53,6 +53,7 @@ from search.worst import WorstError, worst_errors
 from spaces.config import Direction, SearchConfig
 from spaces.dimensions import Value
 from spaces.mistakes import Mistake
+from spaces.words import counted
 from trainables.comparison import AgainstBest
 from trainables.files import write_text
 from trainables.metrics import classes_numbered
@@ -204,8 +205,8 @@ def report(searches: Sequence[SearchFolder], output: Path, images: bool = False)
     )
     environment.filters.update(
         value=_value, short=_short, hours=_hours, duration=duration, cause=public_cause, label=_label, words=_words,
-        key=_key, sentence=_sentence, unreliable=unreliable, origin=origin, times=lambda n: _count(n, "time"),
-        count_of=_count, cell=_cell,
+        key=_key, sentence=_sentence, unreliable=unreliable, origin=origin, times=lambda n: counted(n, "time"),
+        count_of=counted, cell=_cell,
     )  # fmt: skip
     environment.globals.update(what_is_trained=what_is_trained, State=State, interval_or_why=interval_or_why)
     text = environment.get_template(TEMPLATES[kind]).render(
@@ -478,10 +479,6 @@ def _sentence(text: str) -> str:
     """Of a caveat: from its capital on, ending in a full stop. Without what looks like a path."""
     shown = re.sub(r"\S*[/\\]\S*", "...", text)
     return shown[:1].upper() + shown[1:].rstrip(".") + "."
-
-
-def _count(number: int, one: str, many: str = "") -> str:
-    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def _cell(text: object) -> str:

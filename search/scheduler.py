@@ -32,6 +32,7 @@ from search.study import Study
 from spaces.config import Direction, SearchConfig
 from spaces.dimensions import Point
 from spaces.mistakes import Mistake
+from spaces.words import counted
 
 log = logging.getLogger(__name__)
 FIRST = "first configurations"
@@ -221,7 +222,7 @@ class Driver:
         try:
             return self.sampler.ask(number), self.config.sampler
         except Exhausted as why:
-            self.notice = f"{why}, of this space after {number} trials"
+            self.notice = f"{why}, of this space after {counted(number, 'trial')}"
             return None
 
     def _next_compared(self, number: int) -> tuple[Point, str] | None:
@@ -239,9 +240,9 @@ class Driver:
             try:
                 return self.sampler.ask(number, name), self.config.sampler
             except Exhausted as why:
-                self.exhausted[name] = f"{why}, of {name} after {had[name]} trials"
+                self.exhausted[name] = f"{why}, of {name} after {counted(had[name], 'trial')}"
         if self.exhausted:
-            self.notice = f"not every backbone got {share} trials: {'; '.join(self.exhausted.values())}"
+            self.notice = f"not every backbone got {counted(share, 'trial')}: {'; '.join(self.exhausted.values())}"
         return None
 
     def told(self, messages: list[dict[str, Any]], job: Sequence[int]) -> bool:

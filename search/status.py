@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Sequence
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -23,8 +24,10 @@ from search.trial_text import (
     what_is_trained,
 )
 from search.view import STYLES
+from spaces.words import counted
 
-NARROW = 100  # columns, below which parameters stand under their trial
+NARROW = 120  # columns, below which parameters stand under their trial
+UNDER = 7  # blanks before what stands there
 
 
 def status_json(found: SearchFolder) -> str:
@@ -58,11 +61,12 @@ def status_lines(found: SearchFolder, width: int | None) -> Iterator[RenderableT
     if width is None:
         yield from (_line(trial, config.budget.epochs, alike) for trial in study.trials)
     elif study.trials:
-        yield _table(study.trials, metric, winner, width, config.budget.epochs, alike)
+        shown = _table if width >= NARROW else _under_each_other
+        yield shown(study.trials, metric, winner, width, config.budget.epochs, alike)
     if alike:
         yield f"In all trials: {parameters_text(alike)}"
     counts = ", ".join(f"{n} {state}" for state, n in state_counts(study.trials).items()) or "none yet"
-    yield f"{config.name}: {len(study.trials)} of {config.budget.trials} trials: {counts}"
+    yield f"{config.name}: {len(study.trials)} of {counted(config.budget.trials, 'trial')}: {counts}"
     yield f"Best: {describe_best(winner, metric, config.budget.epochs)}" if winner else "No complete trial yet."
     if winner and value_interval(winner, metric, config.budget.epochs):
         yield (
@@ -76,7 +80,7 @@ def status_lines(found: SearchFolder, width: int | None) -> Iterator[RenderableT
 
 def _line(trial: Trial, of_fold: int, alike: Collection[str]) -> str:
     return (
-        f"{trial.number:>4} {trial.state:<10} {trial.done:>3} epochs  {_value(trial, of_fold)}  "
+        f"{trial.number:>4} {trial.state:<10} {counted(trial.done, 'epoch'):>10}  {_value(trial, of_fold)}  "
         f"{trial.point['backbone']}, {what_is_trained(trial)}{_own(trial, alike)}"
         + (f"; {trial.cause}" if trial.cause else "")
     )
@@ -86,28 +90,38 @@ def _table(
     trials: Sequence[Trial], metric: str, winner: Trial | None, width: int, of_fold: int, alike: Collection[str]
 ) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", width=width)
-    wide = width >= NARROW
-    for column in ("trial", "state", "epochs", metric, "configuration" if wide else "configuration, cause"):
-        right = column in ("trial", "epochs")
-        last = column.startswith("configuration")
-        table.add_column(column, justify="right" if right else "left", no_wrap=not last, ratio=3 if last else None)
-    if wide:
-        table.add_column("tried by, ended by", ratio=2)
+    for column in ("trial", "state", "epochs", metric):
+        table.add_column(column, justify="right" if column in ("trial", "epochs") else "left", no_wrap=True)
+    table.add_column("configuration", ratio=3)
+    table.add_column("tried by, ended by", ratio=2)
     for trial in trials:
-        name = Text(f"{trial.point['backbone']}, {what_is_trained(trial)}", style="bold" if trial is winner else "")
-        configuration = name + Text(_own(trial, alike), style="dim")
-        why = "; ".join(part for part in (origin(trial.why), trial.cause) if part)
-        cells: list[str | Text] = [
-            str(trial.number),
-            Text(str(trial.state), style=STYLES[trial.state]),
-            str(trial.done),
-            _value(trial, of_fold),
-        ]
-        if wide:
-            table.add_row(*cells, configuration, why)
-        else:
-            table.add_row(*cells, configuration + Text(f"; {why}"))
+        state = Text(str(trial.state), style=STYLES[trial.state])
+        configuration = _configuration(trial, winner, alike)
+        table.add_row(str(trial.number), state, str(trial.done), _value(trial, of_fold), configuration, _why(trial))
     return table
+
+
+def _under_each_other(
+    trials: Sequence[Trial], metric: str, winner: Trial | None, width: int, of_fold: int, alike: Collection[str]
+) -> RenderableType:
+    """For a narrow window: a line for each trial, its configuration and cause indented below."""
+    head = Text(f"{'trial':>5}  {'state':<10}  {'epochs':>6}  {metric}", style="bold")
+    parts: list[RenderableType] = [head]
+    for trial in trials:
+        state = Text(f"{trial.state:<10}", style=STYLES[trial.state])
+        parts.append(Text(f"{trial.number:>5}  ") + state + Text(f"  {trial.done:>6}  {_value(trial, of_fold)}"))
+        below = _configuration(trial, winner, alike) + Text(f"; {why}" if (why := _why(trial)) else "")
+        parts.append(Padding(below, (0, 0, 0, min(UNDER, width // 4))))
+    return Group(*parts)
+
+
+def _configuration(trial: Trial, winner: Trial | None, alike: Collection[str]) -> Text:
+    name = Text(f"{trial.point['backbone']}, {what_is_trained(trial)}", style="bold" if trial is winner else "")
+    return name + Text(_own(trial, alike), style="dim")
+
+
+def _why(trial: Trial) -> str:
+    return "; ".join(part for part in (origin(trial.why), trial.cause) if part)
 
 
 def _value(trial: Trial, of_fold: int) -> str:

@@ -169,8 +169,11 @@ class _Record:
         return facts(config, study.identity), study.trials
 
 
-def sync_once(folder: Path) -> None:
+def sync_once(folder: Path) -> tuple[str, int]:
     """Brings MLflow up to date with the search in `folder`.
+
+    Returns:
+        The address without credentials, and how many trials are there.
 
     Raises:
         Mistake: MLflow is off, can't be reached or doesn't take it, or another process is doing it.
@@ -186,6 +189,7 @@ def sync_once(folder: Path) -> None:
             raise Mistake(
                 f"MLflow at {public_uri(uri)} failed ({_first_line(error, uri)}); try again: nothing is sent twice."
             ) from error
+    return public_uri(uri), len(trials)
 
 
 def follow(folder: Path, *, poll: float = POLL, longest_wait: float = LONGEST_WAIT, patience: float = 600) -> bool:

@@ -41,12 +41,18 @@ def serve(folder: Path, port: int | None = None) -> None:
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
         raise Mistake(f'nothing of "{folder.name}" is in MLflow yet; run "medtune sync {folder}" first.')
     port = free_port(port)
-    with _writable(uri) as store:
-        server = subprocess.Popen(server_command(store, port, artifacts(uri)), env=os.environ | SERVER_SETTINGS)
+    with _writable(uri) as store, tempfile.TemporaryFile() as said:
+        command = server_command(store, port, artifacts(uri))
+        server = subprocess.Popen(command, env=os.environ | SERVER_SETTINGS, stdout=said, stderr=said)
         try:
             _wait_for(server, port)
             print(f"MLflow: http://{HOST}:{port} (Ctrl-C ends it)", flush=True)
-            server.wait()
+            if server.wait():
+                raise Mistake("MLflow's server ended; what it said is above. Start it again.")
+        except Mistake:
+            said.seek(0)
+            print(said.read().decode(errors="replace"), file=sys.stderr, flush=True)
+            raise
         except KeyboardInterrupt:
             pass
         finally:

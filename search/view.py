@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from search.columns import Column, fitting
 from search.console import Console, duration
 from search.record import State, Trial, best
 from search.rungs import rung_epochs
 from search.trial_text import describe_best, origin, state_counts, value_text, what_is_trained
+from spaces.words import counted
 
 if TYPE_CHECKING:
     from search.scheduler import Driver
 
 ROWS = 12  # of the live table
 BESIDE = 9  # lines of a window that the table leaves to the bar, the best so far and the prompt
-GAP = 2  # blanks between columns
 INTERVAL = 0.5  # seconds between two looks at the record
 STYLES = {
     State.RUNNING: "cyan",
@@ -36,17 +35,6 @@ STYLES = {
     State.FAILED: "red",
     State.INFEASIBLE: "red",
 }
-
-
-@dataclass(frozen=True)
-class Column:
-    """Of the table of trials."""
-
-    name: str
-    cell: Callable[[Trial], str | Text]
-    keep: int
-    """Where the window is narrow, columns with the smallest number go first."""
-    right: bool = False
 
 
 class View:
@@ -104,9 +92,9 @@ class View:
             )
             ended = sum(t.state.terminal for t in trials)
             self.console.print(
-                f"trial {trial.number}: {trial.state} after {trial.done} epoch{'s' if trial.done != 1 else ''} "
+                f"trial {trial.number}: {trial.state} after {counted(trial.done, 'epoch')} "
                 f"in {trial.seconds:.1f} s, {trial.point['backbone']}, {what_is_trained(trial)}: {value} "
-                f"({ended} of {self.driver.config.budget.trials} trials, {self._time_left(trials, ended)})"
+                f"({ended} of {counted(self.driver.config.budget.trials, 'trial')}, {self._time_left(trials, ended)})"
             )
 
     def render(self) -> RenderableType:
@@ -117,7 +105,7 @@ class View:
         bar = Table.grid(padding=(0, 1))
         narrow = self.console.rich.width < 80
         bar.add_row(
-            Text(f"{ended} of {budget.trials} trials", no_wrap=True),
+            Text(f"{ended} of {counted(budget.trials, 'trial')}", no_wrap=True),
             ProgressBar(budget.trials, ended, width=8 if narrow else 30, complete_style="green"),
             self._time_left(trials, ended),
         )
@@ -135,18 +123,9 @@ class View:
         rows = max(3, min(ROWS, self.console.rich.height - BESIDE)) if self.console.live else ROWS
         latest = sorted(trials, key=lambda t: (t.state.terminal, -t.number))[:rows]
         shown = sorted(latest, key=lambda t: t.number)
-        columns = {column: [column.cell(trial) for trial in shown] for column in self._columns()}
-        widths = {c: max(map(cell_len, [*c.name.split("\n"), *map(str, cells)])) for c, cells in columns.items()}
-        while len(columns) > 2 and sum(widths[c] + GAP for c in columns) > self.console.rich.width + GAP:
-            del columns[min(columns, key=lambda column: column.keep)]
-        table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold")
-        for column in columns:
-            table.add_column(column.name, justify="right" if column.right else "left", no_wrap=True)
-        for row in zip(*columns.values(), strict=True):
-            table.add_row(*row)
-        return table
+        return fitting(self._columns(), shown, self.console.rich.width)
 
-    def _columns(self) -> list[Column]:
+    def _columns(self) -> list[Column[Trial]]:
         return [
             Column("trial", lambda t: str(t.number), 9, right=True),
             Column("backbone", lambda t: str(t.point["backbone"]), 7),

@@ -42,6 +42,16 @@ class Dimension(Strict):
     def key(self) -> str:
         return f"{self.name}@{self.scope}" if self.scope else self.name
 
+    def definition(self) -> dict[str, Any]:
+        """As settings define it: `{float: [0.0001, 0.1], log: true}`, with its default where it has one."""
+        settings = self.plain()
+        of_all = {"name", "scope", "when", "low", "high", "choices"} | ({"log"} if not settings.get("log") else set())
+        if "choices" in settings:
+            kind: dict[str, Any] = {"choice": settings["choices"]}
+        else:
+            kind = {type(self).__name__.lower(): [settings["low"], settings["high"]]}
+        return kind | {key: value for key, value in settings.items() if key not in of_all and value is not None}
+
     def applies(self, point: Mapping[str, Value]) -> bool:
         """Whether it is asked, given the values that were asked before it."""
         return all(condition.holds(point.get(name)) for name, condition in self.when.items())
@@ -182,6 +192,24 @@ class Space(Strict):
                 choices = dimension.choices if isinstance(dimension, Choice) else (dimension.low, dimension.high)
                 values |= dict.fromkeys(choices)
         return tuple(values)
+
+    @property
+    def reachable(self) -> tuple[AnyDimension, ...]:
+        """The dimensions that some trial is asked: a head's own range isn't where that head isn't offered."""
+        return tuple(d for d in self.dimensions if all(self._may_hold(name, c) for name, c in d.when.items()))
+
+    def _may_hold(self, name: str, condition: Condition) -> bool:
+        if any(d.name == name and not isinstance(d, Choice) for d in self.dimensions):
+            return True  # a range, of which any value may occur
+        return any(condition.holds(value) for value in self.offered(name))
+
+    def described(self) -> dict[str, str]:
+        """What each dimension may be, in words, by its key."""
+        return {d.key: d.describe() for d in self.reachable} | {n: f"fixed at {v}" for n, v in self.fixed.items()}
+
+    def definitions(self) -> dict[str, Any]:
+        """Each dimension as settings define it, by its key, without when it is asked; a value where it is fixed."""
+        return {d.key: d.definition() for d in self.reachable} | dict(self.fixed)
 
     @property
     def searched(self) -> tuple[str, ...]:

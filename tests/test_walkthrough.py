@@ -92,23 +92,27 @@ def lines(block: str) -> Iterator[str]:
             yield command
 
 
-def test_readme_from_a_table_to_predictions(tmp_path: Path) -> None:
-    """All of "Your own images", in the order in which it stands there."""
-    desk = Desk(tmp_path)
-    write_digits(tmp_path / "all", 400)
-    pictures = sorted((tmp_path / "all").rglob("*.png"))
-    (tmp_path / "data").mkdir()
-    (tmp_path / "new_images").mkdir()
+def table_of_digits(folder: Path) -> None:
+    """What README and getting_started begin with: images in `data` with a table, and 20 others in `new_images`."""
+    write_digits(folder / "all", 400)
+    pictures = sorted((folder / "all").rglob("*.png"))
+    (folder / "data").mkdir()
+    (folder / "new_images").mkdir()
     rows = []
     for index, picture in enumerate(pictures):
         if index % 20:
-            shutil.copy(picture, tmp_path / "data" / f"{index:04d}.png")
+            shutil.copy(picture, folder / "data" / f"{index:04d}.png")
             rows.append([f"{index:04d}.png", f"digit {picture.parent.name}", f"p{index // 2}"])
         else:
-            shutil.copy(picture, tmp_path / "new_images" / f"{index:04d}.png")
-    with (tmp_path / "data" / "labels.csv").open("w", newline="") as file:
+            shutil.copy(picture, folder / "new_images" / f"{index:04d}.png")
+    with (folder / "data" / "labels.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["path", "label", "patient"], *rows])
 
+
+def test_readme_from_a_table_to_predictions(tmp_path: Path) -> None:
+    """All of "Your own images", in the order in which it stands there."""
+    desk = Desk(tmp_path)
+    table_of_digits(tmp_path)
     part = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Your own images")[2]
     [settings, *_] = blocks(part, "yaml")
     for what, instead in EXCHANGED.items():

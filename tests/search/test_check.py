@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from search.check import check, describe
+from search.check import check, describe, space_table
 from search.console import Console
 from search.plan import Plan
 from spaces.config import SearchConfig
@@ -120,6 +120,21 @@ def findings(folds: int) -> Prepared:
         manifest=manifest, train=pairs[0][0], validation=pairs[0][1], folds=pairs[:folds], data_digest="",
         split_digest="", test_digest="", test_counts={"Edema": 8, "Fracture": 0}, test_scored=scored(manifest),
     )  # fmt: skip
+
+
+def test_ranges_of_what_isnt_offered_arent_listed(place: Path) -> None:
+    heads = {"head": {"choice": ["linear", "attentive"]}, "trained_blocks": 0}
+    told = [row.split()[0] for row in shown_space(settings(place, space=heads))]
+    assert "head_lr" in told and "head_lr@attentive" in told and "head" in told
+    assert "head_lr@deit" not in told and "weight_decay" not in told, "no trial is asked these"
+    every = [row.split()[0] for row in shown_space(settings(place, backbones=["dinov2_base"]))]
+    assert "head_lr@deit" in every and "weight_decay" in every
+
+
+def shown_space(config: SearchConfig) -> list[str]:
+    stream = io.StringIO()
+    Console(stream).print(space_table(Plan(config, assemble(config), findings(1), [], 1)))
+    return [line for line in stream.getvalue().splitlines()[2:] if line.strip()]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What differs between two searches, and nothing else."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,18 @@ def test_the_command(pair: tuple[SearchFolder, SearchFolder]) -> None:
     shown = succeed("diff", first, second)
     assert "dataset.split.seed" in shown and "1e-05 to 0.1" in shown
     assert "Nothing differs." in succeed("diff", first, first)
+
+
+def test_settings_are_shown_as_they_are_written(pair: tuple[SearchFolder, SearchFolder], tmp_path: Path) -> None:
+    """Not as Python has them: neither None nor quotes around every key."""
+    file = tmp_path / "b" / "search.yaml"
+    shutil.copytree(pair[1].path, file.parent)
+    file.write_text(file.read_text().replace("plateau: null", "plateau: 5").replace("head_lr: 0.005", "head_lr: 0.006"))
+    found = {one.what: (one.first, one.second) for one in difference(pair[1], SearchFolder(file.parent))}
+    assert found["budget.plateau"] == ("-", "5")
+    assert found["try"][1] == "[{backbone: mae_tiny, trained_blocks: 0, head_lr: 0.006}]"
+    told = [text for one in difference(*pair) for text in (one.first, one.second)]
+    assert not any(word in text for text in told for word in ("None", "True", "False", "{'"))
 
 
 def test_folders_are_not_compared(pair: tuple[SearchFolder, SearchFolder]) -> None:

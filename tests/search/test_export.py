@@ -52,7 +52,7 @@ def test_backbones_without_a_complete_trial_are_named(
 ) -> None:
     assert left_out(found) == [
         f"{name}: NOT exported: it has no complete trial; the record has {had} of it. More trials may find one: "
-        f"medtune resume {CONFIG.name} --set budget.trials=N."
+        f"medtune resume {found.path} --set budget.trials=N."
         for name, had in (("mae_tiny", "2 trials (1 pruned, 1 failed)"), ("clip_tiny", "no trial at all"))
     ]
     assert main(["export", str(found.path), "-o", str(tmp_path / "best.yaml"), "--per", "backbone"]) == 0

@@ -1,5 +1,6 @@
 """More trials and a wider space for a search: what was tried stays, and is learned from."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -46,6 +47,10 @@ def test_more_trials_in_a_wider_space(found: SearchFolder, tmp_path: Path) -> No
     assert config.budget.trials == 40 and study.trials == before
     [entry] = study.identity["extensions"]
     assert entry["trials"] == 14 and entry["changes"]["budget.trials"] == ["30", "40"]
+    was, is_now = entry["changes"]["space.head_lr"]
+    assert (was, is_now) == ("{float: [0.0001, 0.1], log: true}", "{float: [1e-06, 1.0], log: true}")
+    assert f"space.head_lr: {was} -> {is_now}" in changed
+    assert entry["changes"]["space.head"] == ["linear", "{choice: [linear, attentive]}"]
 
     planned = plan(config, found.path, going_on=True)  # as a resume does
     sampler = Sampler(planned.space, planned.direction, config.seed, config.sampler, study.trials)
@@ -104,6 +109,26 @@ def test_a_crash_between_the_two_writes_is_mended_by_the_same_command(found: Sea
         "float": [1e-6, 1.0],
         "log": True,
     }
+
+
+def test_what_the_settings_had_left_to_the_shipped_space(found: SearchFolder) -> None:
+    """What a range was is told though only the shipped space says it; so is what isn't of a range."""
+    changed = extend(
+        found, ["space.backbone_lr_ratio={float: [1.0e-4, 1.0], log: true}", "space.weight_decay={default: 0.05}"]
+    )
+    [ratio] = [sentence for sentence in changed if sentence.startswith("space.backbone_lr_ratio: ")]
+    earlier = "backbone_lr_ratio@dinov2_tiny, backbone_lr_ratio@mae_tiny"
+    assert ratio == f"space.backbone_lr_ratio: only {earlier} -> {{float: [0.0001, 1.0], log: true}}"
+    [of_mae] = [sentence for sentence in changed if sentence.startswith("space.backbone_lr_ratio@mae_tiny: ")]
+    assert re.fullmatch(r"space.backbone_lr_ratio@mae_tiny: \{float: \[.*\].*\} -> as backbone_lr_ratio", of_mae)
+    assert "space.weight_decay: not set -> {default: 0.05}" in changed
+    assert found.config().space["weight_decay"] == {"default": 0.05}
+
+
+def test_refusals_begin_with_what_was_typed(found: SearchFolder) -> None:
+    with pytest.raises(Mistake) as caught:
+        extend(found, ["metric=accuracy"])
+    assert all(sentence.startswith("extend: ") for sentence in caught.value.sentences)
 
 
 def test_not_while_it_is_run(found: SearchFolder) -> None:

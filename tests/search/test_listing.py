@@ -1,12 +1,14 @@
 """All searches under a storage, whatever their state."""
 
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from search.console import Console
-from search.listing import listing, readable, table
+from search.listing import Listed, lines, listing, readable
 from search.study import JOURNAL, only_writer
 from spaces.mistakes import Mistake
 from tests.search.conftest import succeed, write_digits
@@ -48,11 +50,36 @@ def test_the_command(storage: Path) -> None:
     assert "12 of 30" in shown and "skin, pilot" in shown and "unfinished" in shown and "none yet" in shown
 
 
-def test_a_narrow_window_loses_nothing(storage: Path, tmp_path: Path) -> None:
-    with (tmp_path / "out").open("w") as stream:
-        Console(stream, width=80).print(table(listing(storage)))
-    shown = "".join((tmp_path / "out").read_text().split())
-    assert "unfinished" in shown and "12of30" in shown
+def printed(found: list[Listed], width: int) -> list[str]:
+    stream = io.StringIO()
+    Console(stream, width=width).print(*lines(found, width))
+    return stream.getvalue().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("width", "hidden"),
+    [(60, ("owner", "tags", "on disk", "last change")), (80, ("owner", "tags", "on disk")), (120, ())],
+)
+def test_windows(storage: Path, width: int, hidden: tuple[str, ...]) -> None:
+    """Fewer columns where there is less room, each row one line and no word broken."""
+    found = listing(storage)
+    [best] = [one.best for one in found if one.best is not None]
+    shown = printed(found, width)
+    table = shown[: 1 + len(found)]
+    assert all(len(line) <= width for line in shown) and "…" not in " ".join(shown)
+    first = next(line for line in table if line.startswith("first "))
+    assert "unfinished" in first and "12 of 30" in first and f"{best:.4f} " in first
+    columns = ("search", "state", "trials", "best", "metric", "owner", "on disk", "last change", "tags")
+    assert [name for name in columns if name in table[0]] == [name for name in columns if name not in hidden]
+    assert "balanced_accuracy" in first
+    assert " ".join(shown[1 + len(found) :]).startswith("broken: can't be read: "), "why, whatever the width"
+
+
+def test_a_name_longer_than_the_window(storage: Path) -> None:
+    [one] = [one for one in listing(storage) if one.name == "first"]
+    long = replace(one, name="n" * 64)
+    shown = printed([long], 60)
+    assert "".join(shown).count("n") > 64 and "…" not in "".join(shown) and all(len(line) <= 60 for line in shown)
 
 
 def test_no_folder(tmp_path: Path) -> None:

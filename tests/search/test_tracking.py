@@ -4,13 +4,16 @@ import itertools
 import json
 import logging
 import os
+import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -24,6 +27,7 @@ from optuna.distributions import FloatDistribution
 
 from search import ui
 from search.disclosure import public_cause, public_label, public_value
+from search.folder import DATA
 from search.mirror import SEARCH_TAG, TRIAL_TAG, Mirror, connect
 from search.record import Epoch, State
 from search.study import Study, only_writer, open_storage
@@ -206,6 +210,7 @@ def test_late_sync_tells_every_trial_and_nothing_twice(storage: Path) -> None:
     assert tags["medtune.images.train"] == "no tumor: 7, withheld: 5"
     assert "5 of 3 trials ended (1 unfinished, 1 complete" in tags["mlflow.note.content"]
     assert "medtune resume late" in tags["mlflow.note.content"]
+    assert "export MEDTUNE_STORAGE=FOLDER" in tags["mlflow.note.content"], "or a name isn't found from elsewhere"
     assert "trial 0, accuracy 0.5300" in tags["mlflow.note.content"]
     (dataset,) = runs_of(search)[0].inputs.dataset_inputs
     assert dataset.dataset.digest == "d" * 36
@@ -520,6 +525,46 @@ def test_looking_needs_something_to_look_at(tmp_path: Path, capsys: pytest.Captu
         taken.bind((ui.HOST, 0))
         taken.listen()
         ui.free_port(taken.getsockname()[1])
+
+
+def test_sync_says_what_it_did_and_nothing_else(tmp_path: Path) -> None:
+    """With a store that has yet to be made, of which MLflow would tell every step."""
+    search = make_search(tmp_path, "quiet")
+    (search.folder / DATA).mkdir()  # by which a search's folder is known
+    search.trial(2, State.COMPLETE)
+    done = subprocess.run(
+        [sys.executable, "-m", "search.cli", "sync", str(search.folder)], capture_output=True, text=True, timeout=280
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        f"{local_uri(tmp_path)} is up to date with quiet, 1 trial. Look: medtune ui {search.folder}"
+    ]
+
+
+@pytest.mark.slow
+def test_pages_are_opened_without_chatter(tmp_path: Path) -> None:
+    """The address is all that is printed, also after pages were looked at."""
+    search = make_search(tmp_path, "quiet")
+    (search.folder / DATA).mkdir()  # by which a search's folder is known
+    sync_once(search.folder)
+    with subprocess.Popen(
+        [sys.executable, "-m", "search.cli", "ui", str(search.folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as server:
+        try:
+            assert server.stdout is not None
+            first = server.stdout.readline()
+            told = re.match(r"MLflow: (http://\S+) \(Ctrl-C ends it\)", first)
+            assert told, first + server.stdout.readline()
+            for page in ("", "/health", "/ajax-api/2.0/mlflow/experiments/get-by-name?experiment_name=medtune"):
+                with urllib.request.urlopen(told[1] + page, timeout=60) as answer:
+                    assert answer.status == 200
+        finally:
+            server.send_signal(signal.SIGINT)
+            rest = server.communicate(timeout=60)[0]
+    assert rest == ""
 
 
 @pytest.mark.parametrize(
