@@ -152,9 +152,8 @@ def _refuse_narrower(before: SearchConfig, after: SearchConfig, study: Study) ->
         reason = "every configuration that was tried has to lie in the new space"
         problems += [f"extend: {text}; {reason}." for text in outside[:SHOWN]]
         if len(outside) > SHOWN:
-            problems.append(
-                f"extend: {counted(len(outside) - SHOWN, 'more trial')} outside of the new space; widen it further."
-            )
+            more = counted(len(outside) - SHOWN, "more trial")
+            problems.append(f"extend: {more} outside of the new space; give it wider ranges.")
     if not problems and after.study:
         problems += _not_in_a_database(study, space)
     if problems:

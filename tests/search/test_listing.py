@@ -66,7 +66,7 @@ def test_windows(storage: Path, width: int, hidden: tuple[str, ...]) -> None:
     [best] = [one.best for one in found if one.best is not None]
     shown = printed(found, width)
     table = shown[: 1 + len(found)]
-    assert all(len(line) <= width for line in shown) and "…" not in " ".join(shown)
+    assert all(len(line) <= width for line in table) and "…" not in " ".join(shown)
     first = next(line for line in table if line.startswith("first "))
     assert "unfinished" in first and "12 of 30" in first and f"{best:.4f} " in first
     columns = ("search", "state", "trials", "best", "metric", "owner", "on disk", "last change", "tags")
