@@ -1,6 +1,9 @@
 """What a resume takes, and what it refuses."""
 
 import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,10 +12,14 @@ from PIL import Image
 
 from search import identity, launch
 from search.cli import main
+from search.cluster import PACKAGES
 from search.folder import SETTINGS, SearchFolder, write_settings
+from search.study import JOURNAL
 from spaces.mistakes import Mistake
 from tests.faults.searches import check_complete, fixed_list, ran, recorded, written
 from tests.search.conftest import succeed
+
+ROOT = Path(__file__).parents[2]
 
 
 def change(found: SearchFolder, old: str, new: str) -> None:
@@ -104,6 +111,32 @@ def test_other_code_has_to_be_accepted(tmp_path: Path, monkeypatch: pytest.Monke
     assert accepted["code"] == "0" * 64 and accepted["trials"] == 2
     launch.resume(found)  # accepted once is enough
     assert len(ran) == 2 and len(found.study().accepted) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_file_of_the_code_that_was_changed(tmp_path: Path) -> None:
+    """The same with a copy of the packages in which one line is other, through the command: refused with the file's
+    name and nothing written; accepted, the search goes on, and the record keeps it."""
+    found, copy = recorded(tmp_path, ended=2, running=0), tmp_path / "code"
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def resume(*more: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "search.cli", "resume", str(found.path), *more]
+        return subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=400)
+
+    changed = copy / "trainables" / "schedule.py"
+    changed.write_text(changed.read_text() + "\nCHANGED = True\n")
+    before = (found.path / JOURNAL).read_bytes()
+    refused = resume()
+    assert refused.returncode == 2 and "(trainables/schedule.py is other)" in refused.stderr, refused.stderr
+    assert (found.path / JOURNAL).read_bytes() == before and not found.log.exists()
+    accepted = resume("--accept-code-change")
+    assert accepted.returncode == 0, accepted.stdout + accepted.stderr
+    [kept] = found.study().accepted
+    assert kept["code"] != identity.code_digest() and kept["trials"] == 2
+    assert resume().returncode == 0, "accepted once is enough"
 
 
 def test_what_a_resume_may_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
