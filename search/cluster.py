@@ -122,7 +122,7 @@ def check_address(address: str, seconds: float = 5) -> None:
         raise Mistake(f"--address {address}: nothing answers there ({error}); start the cluster.") from None
 
 
-def check_cluster(ray: Any, address: str, wanted: ResourcesConfig, seconds: float = 8) -> None:
+def check_cluster(ray: Any, address: str, wanted: ResourcesConfig, seconds: float = 5) -> None:
     """That a Ray cluster answers at an address, takes this process's token, and has what trials ask for. To be called
     before the data are looked at; `connect` would find out later, and try for 20 s or more.
 
