@@ -1,5 +1,6 @@
 """What the driver makes of what jobs tell: once each, in any interruption."""
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -257,43 +258,45 @@ class FakeTrial(SimpleNamespace):
         return bool(self.run_metadata.num_failures <= DEATHS)
 
 
-def failing(folder: Path) -> tuple[Driver, FakeTrial, RecordScheduler]:
+def failing(folder: Path) -> tuple[Driver, FakeTrial, Callable[[], None]]:
+    """A driver with one trial under way, and what Tune calls after each of its failures."""
     drives = driver(folder)
     order = drives.next_job()
     trial = FakeTrial(error_file=str(folder / "error.txt"), config=order, run_metadata=SimpleNamespace(num_failures=0))
-    return drives, trial, RecordScheduler(drives)
+    tune: Any = None  # isn't asked
+    told: Any = trial
+    return drives, trial, lambda: RecordScheduler(drives).on_trial_error(tune, told)
 
 
 def test_machines_that_go_away_do_not_count_against_a_trial(tmp_path: Path) -> None:
     """Their loss is retried ten times; a process that dies by itself, twice."""
-    drives, trial, scheduler = failing(tmp_path)
-    tune: Any = None
+    drives, trial, tell = failing(tmp_path)
     for _ in range(NODES):
         trial.fails("The actor died because its node has died. Node Id: 1234")
         assert trial.should_recover()
-        scheduler.on_trial_error(tune, trial)  # type: ignore[arg-type]
+        tell()
     assert trial.run_metadata.num_failures == 0
     for left in (True, True, False):
         trial.fails("The actor died unexpectedly before finishing this task.")
         assert trial.should_recover() is left
-        scheduler.on_trial_error(tune, trial)  # type: ignore[arg-type]
+        tell()
     assert drives.study.trials[0].state is State.FAILED and "died repeatedly" in drives.study.trials[0].cause
 
 
 def test_a_trial_that_takes_every_machine_with_it_ends(tmp_path: Path) -> None:
-    drives, trial, scheduler = failing(tmp_path)
+    drives, trial, tell = failing(tmp_path)
     for _ in range(NODES + DEATHS):
         trial.fails("The actor died because its node has died. Node Id: 1234")
-        scheduler.on_trial_error(None, trial)  # type: ignore[arg-type]
+        tell()
     assert not drives.study.trials[0].state.terminal
     trial.fails("The actor died because its node has died. Node Id: 1234")
-    scheduler.on_trial_error(None, trial)  # type: ignore[arg-type]
+    tell()
     assert drives.study.trials[0].state is State.FAILED
 
 
 def test_ray_tells_in_words_that_it_ended_a_worker_for_want_of_memory(tmp_path: Path) -> None:
-    drives, trial, scheduler = failing(tmp_path)
+    drives, trial, tell = failing(tmp_path)
     for _ in range(DEATHS + 1):
         trial.fails("1 worker(s) were killed due to the node running low on memory. Memory on the node was 4.28GB used")
-        scheduler.on_trial_error(None, trial)  # type: ignore[arg-type]
+        tell()
     assert drives.study.trials[0].state is State.INFEASIBLE and "memory" in drives.study.trials[0].cause
