@@ -16,7 +16,7 @@ from search.columns import Column, fitting
 from search.folder import DATA, SETTINGS, SearchFolder
 from search.record import best
 from search.tracking import being_driven
-from search.trial_text import state_counts
+from search.trial_text import state_counts, value_interval
 from spaces.mistakes import Mistake
 
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -41,6 +41,8 @@ class Listed:
     metric: str = ""
     best: float | None = None
     best_trial: int | None = None
+    interval: tuple[float, float] | None = None
+    """Ends of the best value's 95% interval over groups, which doesn't know that it is the best of several."""
     tags: tuple[str, ...] = ()
     trouble: str = ""
 
@@ -84,6 +86,7 @@ def _listed(folder: Path) -> Listed:
         metric=str(study.identity["metric"]),
         best=winner.value if winner else None,
         best_trial=winner.number if winner else None,
+        interval=value_interval(winner, str(study.identity["metric"]), config.budget.epochs) if winner else None,
         tags=config.tags,
     )
 
@@ -121,11 +124,12 @@ def readable(size: float) -> str:
 def lines(found: Sequence[Listed], width: int, now: float | None = None) -> Iterator[RenderableType]:
     """For a terminal of so many characters: a table, and below it why a search can't be read."""
     columns = [
-        Column[Listed]("search", lambda one: one.name, 9),
-        Column[Listed]("state", lambda one: one.state, 8),
-        Column[Listed]("trials", lambda one: f"{one.trials} of {one.ordered}" if one.ordered else "", 7, right=True),
-        Column[Listed]("best", _best, 6),
-        Column[Listed]("metric", lambda one: one.metric, 5),
+        Column[Listed]("search", lambda one: one.name, 10),
+        Column[Listed]("state", lambda one: one.state, 9),
+        Column[Listed]("trials", lambda one: f"{one.trials} of {one.ordered}" if one.ordered else "", 8, right=True),
+        Column[Listed]("best", _best, 7),
+        Column[Listed]("95% interval", _interval, 5),
+        Column[Listed]("metric", lambda one: one.metric, 6),
         Column[Listed]("owner", lambda one: one.owner, 1),
         Column[Listed]("on disk", lambda one: readable(one.size), 3, right=True),
         Column[Listed]("last change", lambda one: _ago((now or time.time()) - one.changed), 4),
@@ -133,12 +137,18 @@ def lines(found: Sequence[Listed], width: int, now: float | None = None) -> Iter
     ]
     yield fitting(columns, found, width)
     yield from (f"{one.name}: {one.state}: {one.trouble}" for one in found if one.trouble)
+    if any(one.interval for one in found):
+        yield "Intervals don't know that a best value is the best of several: medtune report does."
 
 
 def _best(one: Listed) -> str:
     if one.best is None:
         return "" if one.trouble else "none yet"
     return f"{one.best:.4f}"
+
+
+def _interval(one: Listed) -> str:
+    return f"[{one.interval[0]:.4f}, {one.interval[1]:.4f}]" if one.interval else ""
 
 
 def _ago(seconds: float) -> str:

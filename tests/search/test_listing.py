@@ -33,6 +33,7 @@ def test_every_search_is_listed(storage: Path) -> None:
     first = found["first"]
     assert (first.trials, first.ordered, first.state, first.tags) == (12, 30, "unfinished", ("skin", "pilot"))
     assert first.best is not None and 0 < first.best < 1 and first.metric == "balanced_accuracy"
+    assert first.interval and first.interval[0] < first.best < first.interval[1]
     assert first.size > 50_000 and first.owner and first.states and sum(first.states.values()) == 12
     assert found["empty"].best is None
     assert found["broken"].state == "can't be read" and found["broken"].trouble
@@ -58,18 +59,23 @@ def printed(found: list[Listed], width: int) -> list[str]:
 
 @pytest.mark.parametrize(
     ("width", "hidden"),
-    [(60, ("owner", "tags", "on disk", "last change")), (80, ("owner", "tags", "on disk")), (120, ())],
+    [
+        (60, ("95% interval", "owner", "tags", "on disk", "last change")),
+        (80, ("owner", "tags", "on disk", "last change")),
+        (140, ()),
+    ],
 )
 def test_windows(storage: Path, width: int, hidden: tuple[str, ...]) -> None:
     """Fewer columns where there is less room, each row one line and no word broken."""
     found = listing(storage)
-    [best] = [one.best for one in found if one.best is not None]
+    [(best, interval)] = [(one.best, one.interval) for one in found if one.best is not None and one.interval]
     shown = printed(found, width)
     table = shown[: 1 + len(found)]
     assert all(len(line) <= width for line in table) and "…" not in " ".join(shown)
     first = next(line for line in table if line.startswith("first "))
     assert "unfinished" in first and "12 of 30" in first and f"{best:.4f} " in first
-    columns = ("search", "state", "trials", "best", "metric", "owner", "on disk", "last change", "tags")
+    assert (f"[{interval[0]:.4f}, {interval[1]:.4f}]" in first) == ("95% interval" not in hidden)
+    columns = ("search", "state", "trials", "best", "95% interval", "metric", "owner", "on disk", "last change", "tags")
     assert [name for name in columns if name in table[0]] == [name for name in columns if name not in hidden]
     assert "balanced_accuracy" in first
     assert " ".join(shown[1 + len(found) :]).startswith("broken: can't be read: "), "why, whatever the width"
