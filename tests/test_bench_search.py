@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from benchmarks.search import images, plain, strong
 from benchmarks.search.inside import Costs
 from benchmarks.search.kept import Kept, OutOfTime
-from benchmarks.search.ours import ListSampler, settings
+from benchmarks.search.ours import ListSampler, Stopwatch, settings
 from benchmarks.search.outcome import Done, Outcome, agreement
 from benchmarks.search.regimes import REGIMES, Recorded, Regime, ceiling, recorded, scaled, stratum, tenth
 from benchmarks.search.replay import Order
-from benchmarks.search.replayed import _ratios
+from benchmarks.search.replayed import _ratios, _reached, _wanted
 from benchmarks.search.setting import Setting
 from search.record import Trial
 from search.scheduler import Driver
@@ -77,6 +77,8 @@ def test_a_trial_is_charged_the_slot_that_waited_for_it() -> None:
     outcome.began, outcome.wall = 4.0, 38.0
     assert outcome.slot_seconds(2) == [10, 21, 20]  # the second began late, the third's slot was empty since 20
     assert outcome.before() == 6 and outcome.around() == 8
+    outcome.building, outcome.beforehand = 7.0, 2.5
+    assert outcome.idle() == 5.5, "what was built before the first trial is no idle time"
 
 
 def test_a_trial_of_fewer_epochs_is_extended_by_its_median_epoch() -> None:
@@ -107,6 +109,32 @@ def test_a_run_that_is_kept_is_not_run_again(setting: Setting, tmp_path: Path, m
         Kept(tmp_path, minutes=-1).run(other, "mix-0")
     Kept(tmp_path).run(other, "mix-0")
     assert ran == [order, other]
+    monkeypatch.setattr("benchmarks.search.kept.code_digest", lambda: "of other code")
+    with pytest.raises(OutOfTime):
+        Kept(tmp_path, minutes=-1).run(other, "mix-0")
+
+
+def test_slots_are_those_of_the_scarcer_device(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    of_two = dataclasses.replace(setting, cpus=2)
+    assert (setting.slots(16), of_two.slots(16), of_two.held(16)) == (16, 8, 16)
+    halves = dataclasses.replace(setting, cpus=4, accelerators=0.5)
+    assert (halves.slots(16), halves.held(16), halves.slots(8)) == (4, 2, 2)
+
+
+def test_images_of_several_passes_are_added_up() -> None:
+    watch = Stopwatch()
+    with watch.working("looking at the data") as progress:
+        for done in (16, 32, 40, 16, 20, 5):  # passes of 40, 20 and 5
+            progress(done, 40)
+    assert watch.decoded == 65
+
+
+def test_a_target_that_is_missed_is_marked() -> None:
+    one = {"ratios": {"strong": {"wall": (13.0, 12.0, 14.0), "epoch": (4.9, 4.9, 4.9)}}}
+    assert _wanted("strong", 20, None, _reached(one, "strong")) == "strong 20 or more: missed"
+    assert _wanted("epoch", 3.97, 5.37, _reached(one, "epoch")) == "epoch 3.97 to 5.37"
+    assert _wanted("plain", 50, None, _reached(one, "plain")) == "plain 50 or more", "not measured"
 
 
 def test_a_side_that_ran_less_often_counts_by_its_median() -> None:
@@ -215,7 +243,7 @@ def test_the_replay_gives_every_trial_once_and_heads_together(setting: Setting, 
 
 def test_a_list_is_put_together_from_what_was_measured() -> None:
     assert Costs(10.0, 5.0, 1.0).whole(8) == 10 + 5 + 7
-    assert Costs(10.0, 5.0, 2.0, together=4).whole(50) == 10 + 5 + 11.5 * 2
+    assert Costs(10.0, 5.0, 2.0, together=4).whole(50) == 10 + 5 + 12 * 2, "the last pass isn't full"
 
 
 @pytest.mark.slow

@@ -12,8 +12,9 @@ all of it) and its time is scaled: what each stratum's trials held a slot for, t
 the trials once. `uncached` is medtune without stored activations, on the baselines' trials.
 
 Columns: wall seconds (* scaled), about how many of ours went into building, ratios of a baseline's wall to ours and
-what is wanted of them, the same inside: without what lies around the trials (imports, Ray's start and end); the ceiling
-that sharing alone sets on the list, in block passes. Then counts, and how far final values lie apart, mean and largest.
+what is wanted of them; the same inside: of building and trials, without what lies around them (imports, Ray's start and
+end); the ceiling that sharing alone sets on the list, in block passes. Then counts, and how far final values lie apart,
+mean and largest.
 
 `--equal-quality` compares searches instead of replays: each side searches the same space with as many trials, the plain
 one with OptunaSearch and ASHA; the best configuration of each is then trained by the plain script on three seeds.
@@ -79,6 +80,11 @@ def main() -> None:
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--trials", type=int, help="of every list")
     parser.add_argument("--accelerators", type=float, default=0, help="of a trial; a fraction shares one")
+    parser.add_argument(
+        "--cpus",
+        type=int,
+        help="of a trial; with accelerators, all are shared out among the trials that run at once; else 1",
+    )
     parser.add_argument("--compile", action="store_true", help="the strong baseline compiles its model")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -106,7 +112,7 @@ def main() -> None:
                 partial.rename(folder)
             return Setting(
                 str(folder), "digits" if kind == "digits" else "natural", size.backbone, str(weights), size.resolution,
-                size.epochs, 1, options.accelerators, options.compile,
+                size.epochs, _cpus(options, cpus), options.accelerators, options.compile,
             )  # fmt: skip
 
         if options.equal_quality:
@@ -147,6 +153,15 @@ def _size(options: argparse.Namespace) -> Size:
     if options.images:
         given["images"] = dict.fromkeys(size.images, options.images)
     return dataclasses.replace(size, **{name: value for name, value in given.items() if value is not None})
+
+
+def _cpus(options: argparse.Namespace, cpus: int) -> int:
+    """Of a trial: a loader's workers and a trial's threads."""
+    if options.cpus or not options.accelerators:
+        return options.cpus or 1
+    import torch
+
+    return max(1, cpus // max(1, int(torch.cuda.device_count() / options.accelerators)))
 
 
 def _fitting(regime: Regime, size: Size) -> Regime:

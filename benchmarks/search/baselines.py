@@ -54,7 +54,7 @@ def search(
             time_attr="epoch", metric="value", mode="max", max_t=setting.epochs,
             grace_period=max(1, setting.epochs // 4), reduction_factor=2,
         ),
-        num_samples=count, max_concurrent_trials=cpus // setting.cpus, reuse_actors=side == "strong",
+        num_samples=count, max_concurrent_trials=setting.slots(cpus), reuse_actors=side == "strong",
     )  # fmt: skip
     results = _tuned(side, setting, resized, cpus, home, {"trial": {"seed": 0, "level": level, **space}}, tuning)
     return _filled(outcome, results)
@@ -67,7 +67,7 @@ def _resized(outcome: Outcome, setting: Setting, level: int, home: Path, cpus: i
     started, output = time.time(), home / "resized"
     output.mkdir()
     outcome.counts["decoded"] = resize_all(setting, level, output, cpus)
-    outcome.building = time.time() - started
+    outcome.building = outcome.beforehand = time.time() - started
     return str(output)
 
 

@@ -71,8 +71,8 @@ class Costs:
     """Trials of one pass."""
 
     def whole(self, trials: int) -> float:
-        passes = trials / self.together
-        return self.once + self.first + max(0.0, passes - 1) * self.later
+        passes = math.ceil(trials / self.together)
+        return self.once + self.first + (passes - 1) * self.later
 
 
 def of_plain(trials: Sequence[Recorded], setting: Setting, home: Path) -> Costs:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import platform
 import time
 from pathlib import Path
 
 from benchmarks.search.outcome import Outcome
 from benchmarks.search.replay import Order, run
+from search.identity import code_digest
 from spaces.strict import digest
+
+SOURCES = Path(__file__).parent
 
 
 class OutOfTime(Exception):
@@ -18,7 +22,7 @@ class OutOfTime(Exception):
 
 
 class Kept:
-    """Outcomes in a folder, each under its name and a digest of its order.
+    """Outcomes in a folder, each under its name and a digest of its order, of the code, and of the machine's name.
 
     Args:
         minutes: after which nothing more is begun.
@@ -34,7 +38,7 @@ class Kept:
         Raises:
             OutOfTime: it would have to be run.
         """
-        file = self.folder / f"{name}-{digest(dataclasses.asdict(order))[:12]}.json"
+        file = self.folder / f"{name}-{digest([dataclasses.asdict(order), *_here()])[:12]}.json"
         load = file.with_suffix(".load")
         if not file.exists():
             if self.until is not None and time.monotonic() > self.until:
@@ -45,3 +49,9 @@ class Kept:
             load.write_text(json.dumps(before), encoding="utf-8")
             outcome.write(file)
         return Outcome.read(file), float(json.loads(load.read_text(encoding="utf-8")))
+
+
+def _here() -> list[str]:
+    """What an outcome depends on besides its order."""
+    own = {path.name: path.read_text(encoding="utf-8") for path in SOURCES.glob("*.py")}
+    return [code_digest(), digest(own), platform.node()]

@@ -56,16 +56,19 @@ class ListSampler(Sampler):
 
 
 class Stopwatch(Console):
-    """Prints nothing, and sees how long images were decoded before the first trial."""
+    """Prints nothing, and sees how many images were decoded before the first trial, and for how long."""
 
     def __init__(self) -> None:
         super().__init__(None)
         self.decoded, self.first, self.last = 0, 0.0, 0.0
+        self._before = 0  # images of the pass that is under way
 
     @contextlib.contextmanager
     def working(self, what: str) -> Iterator[Callable[[int, int], None]]:
         def progress(done: int, total: int) -> None:
-            self.first, self.last, self.decoded = self.first or time.time(), time.time(), done
+            self.first, self.last = self.first or time.time(), time.time()
+            self.decoded += done - (self._before if done > self._before else 0)  # another pass counts from 0
+            self._before = done
 
         yield progress
 
@@ -142,8 +145,9 @@ def _point(trial: Recorded, space: Space) -> Point:
 
 
 def _outcome(side: str, found: SearchFolder, watch: Stopwatch, of: Callable[[Trial], Recorded]) -> Outcome:
-    outcome = Outcome(side, building=watch.last - watch.first, counts={"decoded": watch.decoded})
-    study, computed = found.study(), 0
+    beforehand = watch.last - watch.first
+    outcome = Outcome(side, building=beforehand, beforehand=beforehand)
+    study, computed, decoded = found.study(), 0, watch.decoded
     for trial in study.trials:
         folder = trial_folder(found.path, trial.number)
         if trial.ended is None or trial.state not in ("complete", "pruned"):
@@ -155,9 +159,15 @@ def _outcome(side: str, found: SearchFolder, watch: Stopwatch, of: Callable[[Tri
         if (folder / END).exists():
             end = json.loads((folder / END).read_text(encoding="utf-8"))[-1]
             computed += end.get("counts", {}).get("computed", 0)
+            decoded += end.get("counts", {}).get("decoded", 0)
     builds = list((found.path.parent / "cache" / FOLDER).glob("*/meta.json"))
     shapes = [json.loads(meta.read_text(encoding="utf-8"))["shape"] for meta in builds]
-    outcome.counts |= {"computed": computed, "builds": len(builds), "kept": sum(shape[0] for shape in shapes)}
+    outcome.counts |= {
+        "decoded": decoded,
+        "computed": computed,
+        "builds": len(builds),
+        "kept": sum(shape[0] for shape in shapes),
+    }
     if builds:
         outcome.building += _first_epochs_excess(study.trials, outcome.trials)
     return outcome

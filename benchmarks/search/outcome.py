@@ -41,6 +41,8 @@ class Outcome:
     trials: list[Done] = field(default_factory=list)
     building: float = 0.0
     """Seconds in which files were made that later trials read, within `wall`."""
+    beforehand: float = 0.0
+    """Seconds of it before the first trial began."""
     wall: float = 0.0
     """Seconds from the start of the process to its end."""
     began: float = 0.0
@@ -78,6 +80,10 @@ class Outcome:
     def around(self) -> float:
         """Seconds in which no trial ran: before the first one, and after the last."""
         return self.wall - (max(done.ended for done in self.trials) - min(done.started for done in self.trials))
+
+    def idle(self) -> float:
+        """Of `around`, what isn't building."""
+        return self.around() - self.beforehand
 
     def epoch(self) -> float:
         """Seconds of the median epoch of all trials, first ones aside: of what isn't built in most epochs."""

@@ -37,7 +37,7 @@ def equal_quality(
                 {
                     "side": side,
                     "wall": searched.wall,
-                    "slot_seconds": cpus // setting.cpus * searched.wall,
+                    "device_seconds": setting.held(cpus) * searched.wall,
                     "trials": len(searched.trials),
                     "epochs": sum(len(done.values) for done in searched.trials),
                     "best": dataclasses.asdict(best),
@@ -55,12 +55,14 @@ def _best(outcome: Outcome, epochs: int) -> Recorded:
 
 
 def quality_table(found: Sequence[dict[str, Any]]) -> Table:
-    shown = Table("search", "wall, s", "slot-seconds", "trials", "epochs", "trained blocks of the best", "its quality")
+    shown = Table(
+        "search", "wall, s", "device-seconds", "trials", "epochs", "trained blocks of the best", "its quality"
+    )
     for one in found:
         shown.add_row(
             one["side"],
             f"{one['wall']:.0f}",
-            f"{one['slot_seconds']:.0f}",
+            f"{one['device_seconds']:.0f}",
             str(one["trials"]),
             str(one["epochs"]),
             str(one["best"]["trained_blocks"]),

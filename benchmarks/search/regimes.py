@@ -51,7 +51,7 @@ class Regime:
 
 def _last(k: int, blocks: int = 12) -> Regime:
     formula = (blocks + 2 * k) / (3 * k)
-    return Regime(f"last-{k}", "digits", (k,), 8, 1, {"epoch": ((1 - SLACK) * formula, math.inf)})
+    return Regime(f"last-{k}", "digits", (k,), 8, 1, {"epoch": ((1 - SLACK) * formula, (1 + SLACK) * formula)})
 
 
 REGIMES = (

@@ -42,7 +42,7 @@ def measure(
         OutOfTime: `kept` has none left. What was run is there the next time.
     """
     trials = recorded(regime, regime.trials)
-    slots = cpus // setting.cpus
+    slots = setting.slots(cpus)
     part = trials if whole or len(trials) <= LONG else tenth(trials, slots)
     runs: dict[str, list[Outcome]] = {side: [] for side in (*SIDES, "uncached")}
     for repeat in range(max(repeats.values())):
@@ -74,7 +74,7 @@ def _figures(
 ) -> dict[str, Any]:
     sides = [side for side in SIDES if runs[side]]
     walls = {side: [_whole(o, trials, slots, setting.epochs) for o in runs[side]] for side in sides}
-    inside = {side: [w - o.around() for w, o in zip(walls[side], runs[side], strict=True)] for side in sides}
+    inside = {side: [w - o.idle() for w, o in zip(walls[side], runs[side], strict=True)] for side in sides}
     ratios = {
         side: {
             "wall": _ratios(walls[side], walls["ours"]),
@@ -104,7 +104,7 @@ def _figures(
         "counts": {side: runs[side][0].counts for side in runs if runs[side]},
         "agreement": {
             f"{one} and {other}": agreement(runs[one][0], runs[other][0])
-            for one, other in (("ours", "uncached"), ("ours", "strong"), ("strong", "plain"))
+            for one, other in (("ours", "uncached"), ("ours", "strong"), ("ours", "plain"), ("strong", "plain"))
             if runs[one] and runs[other] and runs[one][0].epochs == runs[other][0].epochs
         },
         "runs": {side: [dataclasses.asdict(outcome) for outcome in runs[side]] for side in runs},
@@ -141,6 +141,7 @@ def table(regimes: Sequence[dict[str, Any]]) -> Group:
         "builds",
         "cached, uncached",
         "ours, strong",
+        "strong, plain",
     )
     for one in regimes:
         star, counts, apart = "*" if one["scaled"] else "", one["counts"], one["agreement"]
@@ -152,7 +153,7 @@ def table(regimes: Sequence[dict[str, Any]]) -> Group:
             f"{one['wall']['ours'][0]:,.0f}",
             f"{one['building']['ours'][0]:.0f}",
             *(_spread(ratios[side]["wall"]) if side in ratios else "" for side in BASELINES),
-            ", ".join(_wanted(side, *bounds) for side, bounds in one["wanted"].items()),
+            ", ".join(_wanted(side, *bounds, _reached(one, side)) for side, bounds in one["wanted"].items()),
             *(_spread(ratios[side]["inside"]) if side in ratios else "" for side in BASELINES),
             _spread(ratios["strong"]["epoch"]) if _of_one_kind(one) and "strong" in ratios else "",
             f"{one['ceiling']:.1f}",
@@ -168,6 +169,7 @@ def table(regimes: Sequence[dict[str, Any]]) -> Group:
             str(counts["ours"]["builds"]),
             _apart(apart.get("ours and uncached", {})),
             _apart(apart.get("ours and strong", {})),
+            _apart(apart.get("strong and plain", {})),
         )
     said = f"* a tenth of the list, of the plain side perhaps fewer epochs; times scaled, counts not. Median ({RANGE})."
     return Group(times, checks, said)
@@ -183,8 +185,17 @@ def _spread(values: Sequence[float]) -> str:
     return f"{middle:.2f} ({low:.2f} to {high:.2f})" if high > low else f"{middle:.2f}"
 
 
-def _wanted(side: str, low: float, high: float | None) -> str:
-    return f"{side} {low:.3g}" + (f" to {high:.3g}" if high is not None else " or more")
+def _reached(one: dict[str, Any], side: str) -> float | None:
+    """The ratio that a target speaks of; None where it wasn't measured."""
+    of, what = ("strong", "epoch") if side == "epoch" else (side, "wall")
+    return one["ratios"][of][what][0] if of in one["ratios"] else None
+
+
+def _wanted(side: str, low: float, high: float | None, reached: float | None) -> str:
+    text = f"{side} {low:.3g}" + (f" to {high:.3g}" if high is not None else " or more")
+    if reached is None:
+        return text
+    return f"{text}: missed" if reached < low or (high is not None and reached > high) else text
 
 
 def _apart(values: dict[str, float]) -> str:

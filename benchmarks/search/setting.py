@@ -30,5 +30,18 @@ class Setting:
     def device(self) -> Literal["cuda", "cpu"]:
         return "cuda" if self.accelerators else "cpu"
 
+    def slots(self, cpus: int) -> int:
+        """Trials at once on so many CPUs and the accelerators that this process sees."""
+        by_cpus = cpus // self.cpus
+        if not self.accelerators:
+            return by_cpus
+        import torch
+
+        return min(by_cpus, int(torch.cuda.device_count() / self.accelerators))
+
+    def held(self, cpus: int) -> float:
+        """Devices that trials hold at once: accelerators, or CPUs where trials have none."""
+        return self.slots(cpus) * (self.accelerators or self.cpus)
+
     def ranges(self, level: int) -> Policy:
         return policy(self.policy).at(level)
