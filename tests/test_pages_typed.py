@@ -155,9 +155,8 @@ def test_four_pages(tmp_path: Path) -> None:
     experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
     for line in lines(filters):
-        client.search_runs([experiment.experiment_id], line)
-    complete = client.search_runs([experiment.experiment_id], next(lines(filters)))
-    assert complete, "a filter that finds something"
+        found = client.search_runs([experiment.experiment_id], line.replace("mae_base", "mae_tiny"))
+        assert found or "backbone" not in line, "trials of both backbones are complete; a value above .9 need not be"
     serve_models(typist)
     lacking = set().union(*(commands_of(page) for page in PAGES)) - typist.typed - set(ONLY_PARSED)
     assert not lacking, "on a page, but neither typed nor listed as only parsed"
