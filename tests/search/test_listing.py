@@ -83,7 +83,7 @@ def test_windows(storage: Path, width: int, hidden: tuple[str, ...]) -> None:
 
 def test_a_name_longer_than_the_window(storage: Path) -> None:
     [one] = [one for one in listing(storage) if one.name == "first"]
-    long = replace(one, name="n" * 64)
+    long = replace(one, name="n" * 64, interval=None)
     shown = printed([long], 60)
     assert "".join(shown).count("n") > 64 and "…" not in "".join(shown) and all(len(line) <= 60 for line in shown)
 
