@@ -97,6 +97,7 @@ def run(order: dict[str, Any], report: Report, place: Place | None = None) -> No
     waiting = _Waiting(report)
     with watchdog.watched(order["hang"], stacks):
         place = place or this_machine(order["accelerators"], order["threads"])
+        RESIDENT.begin(order["accelerators"] or 1)
         pending = _pending(order, waiting)
         if place.agree(bool(pending and watchdog.hangs(stacks) > HANGS)):
             _end_hung(pending, order, stacks, waiting)
