@@ -1,5 +1,5 @@
-"""What a search will cost, before it is started: device-hours, disk and memory, from a short measured probe of each
-kind of configuration that its space holds."""
+"""What a search will cost, before it is started: device-hours, time, memory and disk, from a short measured probe of
+each kind of configuration that its space holds."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from contextlib import suppress
 from dataclasses import dataclass
 from statistics import fmean
 
+import psutil
 import torch
 
 from search.plan import Plan, pixels_of_trials, policies_of
 from search.rungs import rung_epochs
 from search.sampler import Exhausted, Sampler
-from spaces.config import StoppingConfig, TrialConfig
+from search.spent import devices
+from spaces.config import BudgetConfig, StoppingConfig, TrialConfig
 from spaces.library import trial_config
 from spaces.words import counted
 from trainables.causes import Diverged
 from trainables.kinds import kind
-from trainables.place import this_machine
+from trainables.place import Place, this_machine
 from trainables.prefix import activation_budget
-from trainables.probe import Cost, remembered
+from trainables.probe import Cost, freed, own_memory, remembered
 
 SAMPLED = 64  # points of the space, evenly drawn
 SECONDS = 20.0  # of probing, after which no further kind is begun: the rest is estimated from those that were measured
@@ -43,16 +45,22 @@ class Estimate:
     """Of all trials, if none is stopped early."""
     hours_stopped: float
     """Of all trials, if at every rung one in eta goes on."""
-    peak: int
-    """Bytes of device memory of the kind that needs most; on a CPU, by how much the process grew; 0 if unknown."""
+    wall_hours: float
+    """Of the same, as many at once as run on this machine."""
+    fit: int | None
+    """Trials for which the budget's hours and device-hours last; None without either."""
+    device_memory: int
+    """Bytes of an accelerator that the kind takes which needs most; 0 on a CPU."""
+    host_memory: int | None
+    """Bytes of a process of the kind that needs most, without the files that it maps; None where that isn't known."""
+    unmeasured: int
+    """Kinds whose memory isn't known, though they may fit."""
     infeasible: float
     """Share of the drawn configurations that run out of memory."""
     pixels: int
     """Bytes of decoded images on disk."""
     activations: int
     """Bytes on disk that activations may take."""
-    fit: int | None
-    """Trials that fit into `budget.hours`; None without such a limit."""
 
 
 def estimate(plan: Plan, progress: Callable[[int, int], None] | None = None) -> Estimate | None:
@@ -62,11 +70,46 @@ def estimate(plan: Plan, progress: Callable[[int, int], None] | None = None) -> 
     Args:
         progress: called with (kinds looked at, kinds).
     """
-    resources = plan.config.resources
+    resources, budget = plan.config.resources, plan.config.budget
     if not _has_devices(plan):
         return None
     configs = _drawn(plan)
     place = this_machine(resources.accelerators, resources.cpus)
+    freed(place)
+    before = own_memory(psutil.Process())
+    costs = _costs(plan, configs, place, progress)
+    measured = [cost for cost in costs.values() if cost.fits]
+    if not measured:
+        return None
+    kinds = len({kind(config) for config in configs})
+    grown = [cost.host_bytes for cost in measured if cost.host_bytes is not None]
+    fitting = [config for config in configs if kind(config) not in costs or costs[kind(config)].fits]
+    each = fmean(_hours(plan, config, costs) for config in fitting)
+    stopped = each * share_of_epochs(budget.epochs, plan.config.stopping, plan.config.dataset.split.folds)
+    occupied = devices(resources) * min(plan.concurrent, budget.trials)  # device-hours of an hour
+    limits = [budget.hours * occupied] if budget.hours else []
+    limits += [budget.device_hours] if budget.device_hours else []
+    return Estimate(
+        kinds=kinds,
+        measured=len(costs),
+        hours_each=each,
+        hours_all=each * budget.trials,
+        hours_stopped=stopped * budget.trials,
+        wall_hours=stopped * budget.trials / occupied,
+        fit=int(min(limits) / stopped) if limits else None,
+        device_memory=max(cost.device_bytes for cost in measured),
+        host_memory=before + max(grown) if grown else None,
+        unmeasured=kinds - len(costs) + len(measured) - len(grown),
+        infeasible=1 - len(fitting) / len(configs),
+        pixels=_pixels(plan),
+        activations=activation_budget(plan.cache, plan.config.activations),
+    )
+
+
+def _costs(
+    plan: Plan, configs: list[TrialConfig], place: Place, progress: Callable[[int, int], None] | None
+) -> dict[str, Cost]:
+    """Of each kind that could be measured in time, the most frequent ones first."""
     counts = Counter(kind(config) for config in configs)
     of_kind = {kind(config): config for config in configs}
     classes, task = len(plan.prepared.manifest.classes), plan.prepared.manifest.task
@@ -78,25 +121,7 @@ def estimate(plan: Plan, progress: Callable[[int, int], None] | None = None) -> 
                 costs[name] = remembered(of_kind[name], classes, task, place, plan.cache)
         if progress:
             progress(done + 1, len(counts))
-    fitting = [config for config in configs if kind(config) not in costs or costs[kind(config)].fits]
-    if not any(cost.fits for cost in costs.values()):
-        return None
-    each = fmean(_hours(plan, config, costs) for config in fitting)
-    trials = plan.config.budget.trials
-    share = share_of_epochs(plan.config.budget.epochs, plan.config.stopping, plan.config.dataset.split.folds)
-    hours = plan.config.budget.hours
-    return Estimate(
-        kinds=len(counts),
-        measured=len(costs),
-        hours_each=each,
-        hours_all=each * trials,
-        hours_stopped=each * trials * share,
-        peak=max(cost.peak_bytes for cost in costs.values()),
-        infeasible=1 - len(fitting) / len(configs),
-        pixels=_pixels(plan),
-        activations=activation_budget(plan.cache, plan.config.activations),
-        fit=int(hours * plan.concurrent / (each * share)) if hours else None,
-    )
+    return costs
 
 
 def share_of_epochs(epochs: int, stopping: StoppingConfig, folds: int = 1) -> float:
@@ -116,24 +141,42 @@ def estimate_lines(found: Estimate | None, plan: Plan) -> list[str]:
         return [f"What it will cost can't be told here: {why}."]
     config = plan.config
     device = "accelerator" if config.resources.accelerators else "CPU"
+    trials = counted(config.budget.trials, "trial")
     measured = "" if found.measured == found.kinds else f" ({found.measured} of {found.kinds} kinds were measured)"
     stopped = f", about {found.hours_stopped:.3g} with early stopping" if found.hours_stopped < found.hours_all else ""
-    memory = f"up to {found.peak / GIB:.2f} GiB of memory a trial" if found.peak else "its memory wasn't measured"
-    if found.infeasible:
-        memory += f"; {found.infeasible:.0%} of configurations don't fit"
-    lines = [
+    infeasible = f"; {found.infeasible:.0%} of configurations don't fit in memory" if found.infeasible else ""
+    return [
         f"Cost, measured on this machine{measured}: {found.hours_each:.3g} {device}-hours a full trial, "
-        f"{found.hours_all:.3g} for {counted(config.budget.trials, 'trial')}{stopped}, less where activations "
-        f"are shared; {memory}.",
+        f"{found.hours_all:.3g} for {trials}{stopped}, less where activations are shared{infeasible}.",
+        f"Time: about {found.wall_hours:.3g} hours for {trials}, {min(plan.concurrent, config.budget.trials)} at once.",
+        *_fit_lines(found, config.budget),
+        _memory_line(found, config.resources.workers),
         f"Disk: {found.pixels / GIB:.2f} GiB for decoded images, up to {found.activations / GIB:.1f} GiB for "
         "activations.",
     ]
-    if found.fit is not None and found.fit < config.budget.trials:
-        lines.append(
-            f"WARNING: some {found.fit} of the {config.budget.trials} trials fit into budget.hours: "
-            f"{config.budget.hours:g} at {plan.concurrent} at once."
-        )
-    return lines
+
+
+def _fit_lines(found: Estimate, budget: BudgetConfig) -> list[str]:
+    limits = [f"budget.{name}: {hours:g}" for name in ("hours", "device_hours") if (hours := getattr(budget, name))]
+    if found.fit is None:
+        return []
+    if found.fit < budget.trials:
+        return [f"WARNING: some {found.fit} of the {budget.trials} trials fit into {' and '.join(limits)}."]
+    return [f"Some {found.fit} trials would fit into {' and '.join(limits)}."]
+
+
+def _memory_line(found: Estimate, workers: int) -> str:
+    of = "a trial" if workers == 1 else "a worker"
+    if found.host_memory is None:
+        return f"Memory of {of}: not measured, since no kind's whole batch could be tried in time."
+    amounts = [f"{found.device_memory / GIB:.2f} GiB of its accelerator"] if found.device_memory else []
+    amounts += [f"{found.host_memory / GIB:.2f} GiB of the host, mapped images left out"]
+    if not found.unmeasured:
+        return f"Memory of {of}: about {', '.join(amounts)}."
+    return (
+        f"Memory of {of}: at least {', '.join(amounts)}; for {found.unmeasured} of {found.kinds} kinds it wasn't "
+        "measured, for want of time."
+    )
 
 
 def _has_devices(plan: Plan) -> bool:

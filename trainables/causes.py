@@ -41,6 +41,11 @@ def end_of(error: Exception) -> End | None:
     return End("infeasible", f"out of {WHOSE[short]} memory: {_first_line(error)}", memory=True)
 
 
+def unknown(error: Exception) -> End:
+    """The end of a trial for an error of which `end_of` knows nothing."""
+    return End("failed", f"{type(error).__name__}: {error}")
+
+
 def _first_line(error: Exception) -> str:
     """Without the place in torch's sources that its allocator begins with."""
     line = (str(error) or type(error).__name__).splitlines()[0]

@@ -7,9 +7,12 @@ order of summation. Shapes: K trials, N images, B images of a batch, D features,
 
 from __future__ import annotations
 
+import copy
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,8 +24,9 @@ from spaces.config import TrialConfig
 from spaces.strict import digest
 from trainables import checkpoint as checkpoints
 from trainables import watchdog
+from trainables.accumulation import Pieces, free
 from trainables.augment import Augment
-from trainables.causes import Diverged, Infeasible
+from trainables.causes import End, Infeasible, end_of, unknown
 from trainables.checkpoint import Checkpoint
 from trainables.data.order import epoch_order, global_batches
 from trainables.data.parts import TrialData
@@ -34,8 +38,11 @@ from trainables.mixup import Mixup
 from trainables.model import Model, build_model
 from trainables.place import Place
 from trainables.prefix import ActivationStore, Counts, Prefix
+from trainables.resident import RESIDENT
 from trainables.schedule import warmup_cosine
 from trainables.value import counted_epochs, stacked, trial_value
+
+log = logging.getLogger(__name__)
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # torch's AdamW's own
 ALIKE = (
@@ -67,7 +74,7 @@ class Member:
     reports: list[EpochReport] = field(default_factory=list)
     recent: list[np.ndarray] = field(default_factory=list)
     """Validation predictions [U, L] of the epochs that would count in its value, were the newest the last."""
-    ended: Diverged | Infeasible | None = None
+    ended: End | None = None
     """Why it ended before its time."""
     stopped: bool = False
     told: int = 0
@@ -126,9 +133,11 @@ def fine_tune_heads(
     validation.look_at(0)
     judged_VD = validation.all_rows()
     strata = strata_of(data.train.labels.numpy())
-    masses, which_K = _masses(members, data, place.device)
+    masses, which_K = _masses(members, data)
     steps_an_epoch = len(global_batches(np.arange(len(data.train)), first.batch_size))
     heads = _Heads(members, steps_an_epoch * first.epochs, place.device)
+    passes = _Passes(members, heads, steps_an_epoch)
+    judging = Pieces(len(data.validation), place.device)
     saved = _Saved(folder, configs, data, heads, members)
     done = saved.restore()
     _tell(members, report)
@@ -140,27 +149,13 @@ def fine_tune_heads(
             break
         started = time.monotonic()
         train.look_at(epoch)
-        features_ND = train.all_rows()
-        orders = [epoch_order(c.seed, epoch, strata, c.sampling) for c in configs]
-        batches = np.stack([np.stack(global_batches(o, first.batch_size)) for o in orders])  # [K, steps, B]
-        shares = _shares(configs, epoch, len(data.train), place.device)
-        losses = torch.zeros(steps_an_epoch, len(members), device=place.device)
-        for step in range(steps_an_epoch):
-            on_host = torch.from_numpy(batches[:, step])
-            rows_KB = on_host.to(place.device, non_blocking=True)
-            near = features_ND.device == rows_KB.device
-            x_KBD = features_ND[rows_KB if near else on_host].to(place.device, non_blocking=True).float()
-            wanted = masses[which_K[:, None], rows_KB]
-            if shares is not None:
-                share_KB = shares.gather(1, rows_KB)
-                x_KBD, wanted = _mixed(x_KBD, share_KB), _mixed(wanted, share_KB)
-            losses[step] = heads.step(x_KBD, wanted)
-            watchdog.beat()
-        of_trials = losses.T.cpu()
+        of_trials = passes.train(partial(_train, epoch, train.all_rows(), masses, which_K, strata)).T
         share = (time.monotonic() - started) / len(running)  # of the pass, which is no trial's own
         for k in running:
             own = folders[k] if folders else None
-            _close_epoch(members[k], epoch, of_trials[k], heads, k, judged_VD, data, time.monotonic() - share, own)
+            if members[k].ended is None:
+                outputs = partial(judging.of, judged_VD, partial(heads.outputs, k))
+                _close_epoch(members[k], epoch, of_trials[k], outputs, data, time.monotonic() - share, own)
             watchdog.beat()
         if epoch + 1 == first.epochs or time.monotonic() - saved_at >= pause:
             saved.save(epoch + 1)
@@ -173,7 +168,7 @@ def fine_tune_heads(
             try:
                 member.value = trial_value(member.config, [r.value for r in member.reports])
             except Infeasible as reason:
-                member.ended = reason
+                member.ended = end_of(reason)
     return members, train.counts
 
 
@@ -192,8 +187,8 @@ def _member(config: TrialConfig, data: TrialData, place: Place, like: Model | No
     return Member(config, model.to(place.device))
 
 
-def _masses(members: Sequence[Member], data: TrialData, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Targets [M, N, ...] without repetition, and which of them each trial learns, [K]."""
+def _masses(members: Sequence[Member], data: TrialData) -> tuple[Tensor, Tensor]:
+    """Targets [M, N, ...] without repetition, and which of them each trial learns, [K]; on the host."""
     of_trials = [m.model.output.masses(data.train.labels, data.classes) for m in members]
     different: list[Tensor] = []
     which = []
@@ -201,7 +196,7 @@ def _masses(members: Sequence[Member], data: TrialData, device: torch.device) ->
         same = next((i for i, other in enumerate(different) if torch.equal(other, masses)), len(different))
         different += [masses] if same == len(different) else []
         which.append(same)
-    return torch.stack(different).to(device), torch.tensor(which, device=device)
+    return torch.stack(different), torch.tensor(which)
 
 
 def _shares(configs: Sequence[TrialConfig], epoch: int, rows: int, device: torch.device) -> Tensor | None:
@@ -218,31 +213,118 @@ def _mixed(values: Tensor, share_KB: Tensor) -> Tensor:
     return share * values + (1 - share) * values.roll(values.shape[1] // 2, dims=1)
 
 
+def _train(
+    epoch: int, features_ND: Tensor, masses: Tensor, which_K: Tensor, strata: np.ndarray, heads: _Heads, part: slice
+) -> Tensor:
+    """Trains some of the trials' heads for an epoch; their losses [steps, K] on the host.
+
+    Args:
+        heads: of these trials.
+        part: which of all of them they are.
+    """
+    configs, device = [m.config for m in heads.members], heads.weight.device
+    used, which_K = which_K[part].unique(return_inverse=True)
+    masses, which_K = masses[used].to(device), which_K.to(device)
+    orders = [epoch_order(c.seed, epoch, strata, c.sampling) for c in configs]
+    batches = np.stack([np.stack(global_batches(o, configs[0].batch_size)) for o in orders])  # [K, steps, B]
+    shares = _shares(configs, epoch, len(strata), device)
+    losses = torch.zeros(batches.shape[1], len(configs), device=device)
+    for step in range(len(losses)):
+        on_host = torch.from_numpy(batches[:, step])
+        rows_KB = on_host.to(device, non_blocking=True)
+        near = features_ND.device == rows_KB.device
+        x_KBD = features_ND[rows_KB if near else on_host].to(device, non_blocking=True).float()
+        wanted = masses[which_K[:, None], rows_KB]
+        if shares is not None:
+            share_KB = shares.gather(1, rows_KB)
+            x_KBD, wanted = _mixed(x_KBD, share_KB), _mixed(wanted, share_KB)
+        losses[step] = heads.step(x_KBD, wanted)
+        watchdog.beat()
+    return losses.cpu()
+
+
+class _Passes:
+    """Which trials' heads are trained together: all of them, or as many as memory allows.
+
+    A pass that runs out of memory is begun anew, from how its heads were before the epoch: once copies on the device
+    have made way, then as two passes of half the trials, down to single trials. One that doesn't fit by itself ends.
+    """
+
+    def __init__(self, members: Sequence[Member], heads: _Heads, steps_an_epoch: int) -> None:
+        self.members, self.heads, self.steps = members, heads, steps_an_epoch
+        self.parts = [slice(0, len(members))]
+
+    def train(self, of_part: Callable[[_Heads, slice], Tensor]) -> Tensor:
+        """An epoch of all trials; their losses [steps, K], 0 of those that aren't running.
+
+        Args:
+            of_part: trains some of the heads for the epoch and gives their losses [steps, K].
+        """
+        losses = torch.zeros(self.steps, len(self.members))
+        left, self.parts = self.parts, []
+        while left:
+            part = left.pop(0)
+            if all(m.ended or m.stopped for m in self.members[part]):
+                continue
+            heads = self.heads.part(part)
+            before = {name: tensor.to("cpu", copy=True) for name, tensor in heads.state().items()}
+            short: End | None = None
+            try:
+                losses[:, part] = of_part(heads, part)
+                self.parts.append(part)
+                continue
+            except Exception as error:
+                short = end_of(error)
+                if short is None or not short.memory:
+                    raise
+            # Behind the handler: the error is gone, and with it all that the failed pass held.
+            heads.load(before, self.heads.done)
+            made_way = RESIDENT.make_way()
+            free(heads.weight.device)
+            middle = (part.start + part.stop) // 2
+            if made_way:
+                left.insert(0, part)
+            elif middle > part.start:
+                log.warning("%d heads don't fit the memory at once: they train in two passes", part.stop - part.start)
+                left[:0] = [slice(part.start, middle), slice(middle, part.stop)]
+            else:
+                self.members[part.start].ended = short
+        self.heads.done += self.steps
+        return losses
+
+
 def _close_epoch(
     member: Member,
     epoch: int,
     losses: Tensor,
-    heads: _Heads,
-    k: int,
-    judged_VD: Tensor,
+    outputs: Callable[[], Tensor],
     data: TrialData,
     started: float,
     folder: Path | None,
 ) -> None:
-    """Evaluates one trial after an epoch, or ends it."""
+    """Evaluates one trial after an epoch, or ends it.
+
+    Args:
+        outputs: gives its outputs [V, C] for the validation images.
+    """
     config, steps = member.config, len(losses)
     bad = first_infinite(losses)
     if bad is not None:
-        member.ended = Diverged(f"the loss was {losses[bad].item()} at step {epoch * steps + bad + 1}")
+        member.ended = End("failed", f"the loss was {losses[bad].item()} at step {epoch * steps + bad + 1}")
         return
-    output, units = member.model.output, data.validation.units
-    outputs = heads.outputs(k, judged_VD).cpu().numpy()
-    probabilities = units.combined(output.judge(outputs, units))
-    if not np.isfinite(probabilities).all():
-        member.ended = Diverged(f"the predictions weren't finite after step {(epoch + 1) * steps}")
+    try:
+        output, units = member.model.output, data.validation.units
+        probabilities = units.combined(output.judge(outputs().cpu().numpy(), units))
+        if not np.isfinite(probabilities).all():
+            member.ended = End("failed", f"the predictions weren't finite after step {(epoch + 1) * steps}")
+            return
+        told = evaluated(epoch + 1, config, data, probabilities, losses, started, folder)
+    except Exception as error:  # this trial's alone: the others go on
+        log.warning("a trial of a group could not be evaluated", exc_info=True)
+        member.ended = end_of(error) or unknown(error)
         return
     member.recent = [*member.recent, probabilities][-counted_epochs(config) :]
-    member.reports.append(evaluated(epoch + 1, config, data, probabilities, losses, started, folder))
+    member.reports.append(told)
 
 
 class _Heads:
@@ -268,6 +350,17 @@ class _Heads:
         span_decay = np.array([max(0.0, 1 - 1 / max(c.ema * steps, 1.0)) for c in configs])
         self.fresh = of(1 - np.minimum(span_decay, ((1 + count) / (10 + count))[:, None])).float()
         self.averaged = of([c.ema > 0 for c in configs]).bool()
+
+    def part(self, part: slice) -> _Heads:
+        """Some of the heads: their numbers are these heads' own, but for the steps that are done."""
+        own = copy.copy(self)
+        own.members = self.members[part]
+        own.weight, own.bias = self.weight[part], self.bias[part]
+        own.moments = [moment[part] for moment in self.moments]
+        own.averages = [average[part] for average in self.averages]
+        own.rates, own.fresh = self.rates[:, part], self.fresh[:, part]
+        own.decay, own.clip, own.averaged = self.decay[part], self.clip[part], self.averaged[part]
+        return own
 
     def step(self, x_KBD: Tensor, masses: Tensor) -> Tensor:
         """One step of each trial; their losses [K], means over the batch."""
@@ -353,7 +446,7 @@ class _Saved:
         for member, place in zip(self.members, places, strict=True):
             told = found.state["reports"][place]
             if why := found.state["ended"][place]:
-                member.ended = Diverged(why)  # at its own step: it would diverge again at the first one from here
+                member.ended = End(**why)  # at its own step: it would diverge again at the first one from here
             member.reports = [EpochReport(**{**r, "step_losses": tuple(r["step_losses"])}) for r in told]
             kept = found.kind(f"validation{place}")
             member.recent = [kept[number].numpy() for number in sorted(kept, key=int)]
@@ -367,7 +460,7 @@ class _Saved:
             "trials": self.names,
             "steps": self.heads.done,
             "reports": [[{**vars(r), "step_losses": ()} for r in member.reports] for member in self.members],
-            "ended": [str(member.ended or "") for member in self.members],
+            "ended": [vars(member.ended) if member.ended else None for member in self.members],
         }
         new = Checkpoint(epoch, self.group, state=state)
         new.add("heads", self.heads.state())

@@ -5,12 +5,13 @@ Time and memory depend on a configuration's network, depth, batch and resolution
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -28,7 +29,9 @@ from trainables.files import write_json
 from trainables.inference import predict
 from trainables.kinds import kind
 from trainables.loop import fine_tune
+from trainables.memory_errors import out_of_memory
 from trainables.place import Place
+from trainables.resident import RESIDENT
 
 STEPS = 2  # timed; as many before them, in which memory is found and kernels are chosen
 SMALL, QUICK = 2, 2.0  # images and seconds: on a CPU the batch is as large as can be tried in that time
@@ -45,9 +48,11 @@ class Cost:
     """Seconds an image, with everything computed."""
     evaluating: float
     """Seconds an image."""
-    peak_bytes: int
-    """Of the accelerator's memory; on a CPU, by how much the process grew, and 0 where only a smaller batch was tried,
-    so that it doesn't take long."""
+    device_bytes: int
+    """Of the accelerator's memory, at the most; 0 on a CPU."""
+    host_bytes: int | None
+    """By how much the process's own memory grew, at the most; None where only a smaller batch was tried, since a
+    whole one takes long on a CPU."""
     fits: bool = True
     """False where it ran out of memory; the figures are then 0."""
 
@@ -70,7 +75,7 @@ def probe(config: TrialConfig, classes: int, task: Task, place: Place) -> Cost:
     an_image = 2 * STEPS * first.training + 2 * first.evaluating
     batch = min(config.batch_size, int(QUICK / an_image)) if first.fits and an_image > 0 else small
     found = _measured(config, batch, classes, task, place) if batch > small else first
-    return found if max(batch, small) == config.batch_size else replace(found, peak_bytes=0)
+    return found if max(batch, small) == config.batch_size else replace(found, host_bytes=None)
 
 
 def _measured(config: TrialConfig, batch: int, classes: int, task: Task, place: Place) -> Cost:
@@ -85,22 +90,30 @@ def _measured(config: TrialConfig, batch: int, classes: int, task: Task, place: 
     plain |= {"classes_averaged": None, "views": 0, "head_lr": 1e-6, "batch_size": batch}
     plain |= NEUTRAL
     short = TrialConfig.model_validate(plain)
+    RESIDENT.begin()
     try:
-        with _peak(place) as peak:
-            outcome = fine_tune(short, data, place=place, judged=False)
-            started = time.perf_counter()
-            predict(outcome.model, short, data.validation, place)
-            evaluating = (time.perf_counter() - started) / batch
-    except torch.OutOfMemoryError:
-        _freed(place)
-        return Cost(0.0, 0.0, 0, fits=False)
-    epoch = outcome.reports[-1].seconds - evaluating * batch
-    _freed(place)
-    return Cost(max(epoch, 0.0) / images, evaluating, peak.bytes)
+        return _trained(short, data, place)
+    except Exception as error:
+        if out_of_memory(error) is None:
+            raise
+    finally:
+        freed(place)
+    return Cost(0.0, 0.0, 0, None, fits=False)
+
+
+def _trained(config: TrialConfig, data: TrialData, place: Place) -> Cost:
+    with _peak(place) as peak:
+        outcome = fine_tune(config, data, place=place, judged=False)
+        started = time.perf_counter()
+        predict(outcome.model, config, data.validation, place)
+        evaluating = (time.perf_counter() - started) / len(data.validation)
+    epoch = outcome.reports[-1].seconds - evaluating * len(data.validation)
+    return Cost(max(epoch, 0.0) / len(data.train), evaluating, peak.device, peak.host)
 
 
 def remembered(config: TrialConfig, classes: int, task: Task, place: Place, cache: Path) -> Cost:
-    """As `probe`, kept under `cache/costs` for this device and version of torch.
+    """As `probe`, kept under `cache/costs` for this device and version of torch. That it ran out of memory isn't kept:
+    another process may have had most of it at that moment.
 
     Raises:
         Diverged: as `probe`; nothing is kept then.
@@ -113,7 +126,8 @@ def remembered(config: TrialConfig, classes: int, task: Task, place: Place, cach
     except (OSError, ValueError, TypeError):  # not there, or another version's
         pass
     found = probe(config, classes, task, place)
-    write_json(file, asdict(found))
+    if found.fits:
+        write_json(file, asdict(found))
     return found
 
 
@@ -131,24 +145,23 @@ def _noise(rows: int, size: tuple[int, int], classes: int, task: Task) -> Part:
 
 
 class _Peak:
-    bytes = 0
+    device, host = 0, 0
 
 
 @contextmanager
 def _peak(place: Place) -> Iterator[_Peak]:
-    """The most memory that was in use within the block, beyond what was before it."""
-    found = _Peak()
+    """The most memory that was in use within the block: an accelerator's, and the process's beyond what it had before.
+
+    The process's is looked at every so often: a peak that was shorter is missed.
+    """
+    found, ended, process = _Peak(), threading.Event(), psutil.Process()
+    before = own_memory(process)
     if place.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(place.device)
-        yield found
-        found.bytes = torch.cuda.max_memory_allocated(place.device)
-        return
-    process, ended = psutil.Process(), threading.Event()
-    before = process.memory_info().rss
 
     def watch() -> None:
         while not ended.wait(SAMPLED):
-            found.bytes = max(found.bytes, process.memory_info().rss - before)
+            found.host = max(found.host, own_memory(process) - before)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -157,9 +170,21 @@ def _peak(place: Place) -> Iterator[_Peak]:
     finally:
         ended.set()
         watcher.join()
+    if place.device.type == "cuda":
+        found.device = torch.cuda.max_memory_allocated(place.device)
 
 
-def _freed(place: Place) -> None:
+def own_memory(process: psutil.Process) -> int:
+    """Bytes of a process that no file stands behind: mapped files are the system's to drop."""
+    taken = process.memory_info()
+    return int(taken.rss - getattr(taken, "shared", 0))  # which only Linux tells
+
+
+def freed(place: Place) -> None:
+    """Gives back to the system what nothing holds any more: it would count in no later measurement, or in all."""
+    RESIDENT.make_way()
     gc.collect()
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
     if place.device.type == "cuda":
         torch.cuda.empty_cache()

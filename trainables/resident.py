@@ -22,8 +22,16 @@ class Resident:
     """Copies of tensors on an accelerator, by key. Those not wanted for longest make room."""
 
     def __init__(self, unused: Callable[[torch.device], int] = unused_memory, share: float = SHARE) -> None:
-        self.unused, self.share = unused, share
+        self.unused, self.usual, self.share = unused, share, share
         self.held: OrderedDict[tuple[str, torch.device], Tensor] = OrderedDict()
+
+    def begin(self, fraction: float = 1) -> None:
+        """Before a trial: how much room an earlier one needed says nothing of this one.
+
+        Args:
+            fraction: of the accelerator, in (0, 1], that is this process's: others have the rest.
+        """
+        self.share = self.usual * fraction
 
     def copy_of(self, key: str, host: Tensor, device: torch.device) -> Tensor | None:
         """The tensor on a device; None where it doesn't fit beside training, so that it is to be read from the host.
@@ -47,7 +55,7 @@ class Resident:
         return self.held[name]
 
     def make_way(self) -> bool:
-        """Gives everything up, and takes less from now on: training needs the room. Whether there was anything."""
+        """Gives everything up, and takes less until the next trial: training needs room. Whether there was anything."""
         if not self.held:
             return False
         self.held.clear()

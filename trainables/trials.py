@@ -20,7 +20,7 @@ import torch
 from spaces.config import DatasetConfig, TrialConfig
 from trainables import watchdog
 from trainables.augment import store_resolution
-from trainables.causes import Infeasible, end_of
+from trainables.causes import end_of, unknown
 from trainables.data.parts import TrialData, trial_data
 from trainables.data.prepared import Prepared
 from trainables.epoch import EpochReport
@@ -97,6 +97,7 @@ def run(order: dict[str, Any], report: Report, place: Place | None = None) -> No
     waiting = _Waiting(report)
     with watchdog.watched(order["hang"], stacks):
         place = place or this_machine(order["accelerators"], order["threads"])
+        RESIDENT.begin(order["accelerators"] or 1)
         pending = _pending(order, waiting)
         if place.agree(bool(pending and watchdog.hangs(stacks) > HANGS)):
             _end_hung(pending, order, stacks, waiting)
@@ -198,15 +199,16 @@ def _run_group(
         )
         units = data.validation.units
         groups = numbers_of(units.groups)
+        complete = [k for k, member in enumerate(members) if member.value is not None]
         for k, member in enumerate(members):
             if member.ended is not None:
-                state = "infeasible" if isinstance(member.ended, Infeasible) else "failed"
-                _end(folders[k], numbers[k], state, str(member.ended), waiting)
+                _end(folders[k], numbers[k], member.ended.state, member.ended.cause, waiting)
             elif member.value is not None:
-                own = counts if k == 0 else Counts(read=counts.read)  # what one computes the others read
+                teller = k == complete[0]  # of what was done once for all: what one computes the others read
+                own = counts if teller else Counts(read=counts.read)
                 predictions = Predictions(member.probabilities, units.truth, groups, groups * 0, member.earlier)
                 valued = Valued(member.value, member.reports[-1], predictions, own)
-                _complete(folders[k], numbers[k], valued, ready - received, 0 if k else decoded, waiting)
+                _complete(folders[k], numbers[k], valued, ready - received, decoded if teller else 0, waiting)
 
 
 class _Waiting:
@@ -247,14 +249,14 @@ def _ends_told(folders: dict[int, Path], waiting: _Waiting, place: Place) -> Ite
     except Stopped:
         waiting.send()
     except Exception as error:
-        end = end_of(error)
-        shared = place.world == 1 or (end is not None and not end.memory)
-        state, cause = (end.state, end.cause) if end else ("failed", f"{type(error).__name__}: {error}")
+        known = end_of(error)
+        end = known or unknown(error)
+        shared = place.world == 1 or (known is not None and not known.memory)
         for number, folder in folders.items():
             if (place.first or not shared) and not (folder / END).exists():
-                _end(folder, number, state, cause, waiting)
+                _end(folder, number, end.state, end.cause, waiting)
         waiting.send()
-        if end is None or not shared:
+        if known is None or not shared:
             raise
         waiting.out_of_memory = end.memory
 

@@ -17,10 +17,11 @@ from sklearn.datasets import load_digits
 from search.folder import SearchFolder
 from search.optimism import corrected_value
 from search.record import State, best
+from search.spent import Shared, shared
 from search.study import open_storage
 from tests.search.conftest import medtune, status, succeed
 from trainables.metrics import compute
-from trainables.trial_files import trial_folder
+from trainables.trial_files import END, trial_folder
 
 
 def test_the_record(finished: Path) -> None:
@@ -213,6 +214,23 @@ def test_the_report(finished: Path, final: Path, tmp_path: Path) -> None:
     page = (tmp_path / "report.html").read_text()
     assert page.lstrip().startswith("<!doctype html>") or page.lstrip().startswith("<!DOCTYPE html>")
     assert "digits" in page and "RANDOM" in page.upper()
+
+
+def test_each_view_is_computed_once_for_all_trials(settings: Path, tmp_path: Path) -> None:
+    """Two jobs of two trials each, one after the other: images were decoded before, and of the two epochs' views the
+    first job computed the frozen part, once; every trial says what it computed and what it read."""
+    heads = ("backbones=[mae_tiny]", "space.trained_blocks=0", "space.head=linear", "space.level=1")
+    usual = ("budget={trials: 4, epochs: 2}", "stopping.rule=off", "resources.concurrent=1", "mlflow=off")
+    succeed("search", settings, *(word for change in (*heads, *usual) for word in ("--set", change)))
+    folder = SearchFolder(tmp_path / "runs" / "digits")
+    trials, images = folder.study().trials, len(folder.prepared().train)
+    assert [t.state for t in trials] == 4 * [State.COMPLETE] and len({t.job for t in trials}) == 2
+    told = [json.loads((trial_folder(folder.path, t.number) / END).read_text())[-1]["counts"] for t in trials]
+    others = {"computed": 0, "read": 2 * images, "decoded": 0}
+    assert told == [others | {"computed": 2 * images}, *3 * [others]]
+    assert shared(folder.path, trials) == Shared(computed=2 * images, read=8 * images)
+    kept = list((folder.config().cache_folder / "activations").glob("*/array"))
+    assert len(kept) == 3, "two views of the training images, and the validation images"
 
 
 @pytest.mark.slow

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from spaces.config import TrialConfig
 from tests.trainables.digits import Digits
-from trainables.causes import Diverged
+from trainables import head_group, trials
+from trainables.causes import Diverged, End
 from trainables.epoch import EpochReport
-from trainables.head_group import can_share, fine_tune_heads, shared
+from trainables.head_group import Member, can_share, fine_tune_heads, shared
 from trainables.loop import fine_tune
 from trainables.prefix import ActivationStore
+from trainables.resident import RESIDENT
+from trainables.trial_files import END, trial_folder
 
 VARIED: list[dict[str, Any]] = [
     {"head_lr": 3e-3, "seed": 1},
@@ -70,7 +76,7 @@ def test_one_that_diverges_leaves_the_others_alone(digits: Digits) -> None:
     members, _ = fine_tune_heads(several, data)
     with pytest.raises(Diverged) as alone:
         fine_tune(several[1], data)
-    assert isinstance(members[1].ended, Diverged) and str(members[1].ended) == str(alone.value)
+    assert members[1].ended == End("failed", str(alone.value))
     for k in (0, 2):
         assert members[k].value == pytest.approx(fine_tune(several[k], data).value, abs=1e-9)
 
@@ -100,6 +106,143 @@ def test_a_group_goes_on_from_its_checkpoint(digits: Digits, tmp_path: Path) -> 
         assert member.value == whole[k].value
         np.testing.assert_array_equal(member.probabilities, whole[k].probabilities)
         np.testing.assert_array_equal(member.earlier, whole[k].earlier)
+
+
+SHORT = "CUDA out of memory. Tried to allocate 2.00 GiB."
+
+
+def lacking(monkeypatch: pytest.MonkeyPatch, lacks: Callable[[Sequence[Member], int], bool]) -> list[int]:
+    """A device whose memory runs out in a step of some heads; gives how many were tried, step by step.
+
+    Args:
+        lacks: of the trials and the number of steps before, whether it runs out.
+    """
+    step, tried = head_group._Heads.step, list[int]()
+
+    def limited(self: Any, x_KBD: torch.Tensor, masses: torch.Tensor) -> torch.Tensor:
+        tried.append(len(x_KBD))
+        losses = step(self, x_KBD, masses)  # what it changed is lost
+        if lacks(self.members, len(tried) - 1):
+            raise torch.OutOfMemoryError(f"{SHORT}\nGPU 0 has ...")
+        return losses
+
+    monkeypatch.setattr(head_group._Heads, "step", limited)
+    return tried
+
+
+def assert_same(found: Member, wanted: Member) -> None:
+    """But for the order of summation."""
+    assert found.value == pytest.approx(wanted.value, abs=1e-9) and found.ended is None
+    np.testing.assert_allclose(found.probabilities, wanted.probabilities, atol=1e-6)
+    np.testing.assert_allclose(found.earlier, wanted.earlier, atol=1e-6)
+    for mine, its in zip(found.reports, wanted.reports, strict=True):
+        np.testing.assert_allclose(mine.step_losses, its.step_losses, rtol=1e-5)
+    np.testing.assert_allclose(found.linear.weight.detach(), wanted.linear.weight.detach(), atol=1e-6)
+
+
+@pytest.mark.parametrize("before", [0, 6])
+def test_heads_that_do_not_fit_at_once_train_in_several_passes(
+    digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int
+) -> None:
+    """Each is what it is in the whole group, and is told each epoch once; what was computed is computed once."""
+    several = configs(digits)
+    data = digits.data(several[0])
+    whole, counts = fine_tune_heads(several, data, store=ActivationStore(tmp_path / "whole", 1 << 30))
+    tried = lacking(monkeypatch, lambda members, steps: steps >= before and len(members) > 2)
+    told: list[tuple[int, int]] = []
+    members, again = fine_tune_heads(
+        several,
+        data,
+        tmp_path,
+        lambda k, report: told.append((report.epoch, k)) or True,
+        store=ActivationStore(tmp_path / "parts", 1 << 30),
+    )
+    assert told == [(epoch, k) for epoch in (1, 2, 3) for k in range(5)] and again == counts
+    steps = len(whole[0].reports[0].step_losses)
+    passes = [2] * steps + [3] + [1] * steps + [2] * steps  # of five: of two, and of three, which are too many
+    assert tried[: before + 1 + len(passes)] == [5] * (before + 1) + passes
+    assert len(tried) == before + 2 + 3 * steps * (3 - before // steps), "found out once"
+    for found, wanted in zip(members, whole, strict=True):
+        assert_same(found, wanted)
+
+
+def test_one_that_does_not_fit_by_itself_leaves_the_others_alone(
+    digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    several = configs(digits)
+    data = digits.data(several[0])
+    whole, _ = fine_tune_heads(several, data)
+    with monkeypatch.context() as patched:
+        lacking(patched, lambda members, _: any(m.config.seed == 2 for m in members))
+        for _ in range(2):  # the second time from the checkpoint
+            members, _ = fine_tune_heads(several, data, tmp_path)
+            assert members[1].ended == End("infeasible", f"out of the accelerator's memory: {SHORT}", memory=True)
+            assert members[1].value is None and not members[1].reports
+    lacking(monkeypatch, lambda members, steps: steps >= 6 and any(m.config.seed == 2 for m in members))
+    members, _ = fine_tune_heads(several, data)
+    assert members[1].ended is not None and len(members[1].reports) == 1
+    for k in (0, 2, 3, 4):
+        assert_same(members[k], whole[k])
+
+
+def test_copies_make_way_before_a_group_is_cut(digits: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
+    several = configs(digits)
+    data = digits.data(several[0])
+    monkeypatch.setattr(RESIDENT, "unused", lambda _: 1 << 30)
+    monkeypatch.setattr(RESIDENT, "share", 0.5)
+    assert RESIDENT.copy_of("pixels", torch.zeros(100), torch.device("cpu")) is not None
+    tried = lacking(monkeypatch, lambda *_: bool(RESIDENT.held))
+    members, _ = fine_tune_heads(several, data)
+    assert not RESIDENT.held and set(tried) == {5} and all(m.value is not None for m in members)
+
+
+def test_an_error_of_one_that_is_evaluated_leaves_the_others_alone(
+    digits: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    several = configs(digits)
+    data = digits.data(several[0])
+    whole, _ = fine_tune_heads(several, data)
+    errors = {2: ValueError("nobody expected this"), 4: torch.OutOfMemoryError(SHORT)}
+    evaluated = head_group.evaluated
+
+    def broken(epoch: int, config: TrialConfig, *more: Any) -> EpochReport:
+        if epoch == 2 and config.seed in errors:
+            raise errors[config.seed]
+        return evaluated(epoch, config, *more)
+
+    monkeypatch.setattr(head_group, "evaluated", broken)
+    members, _ = fine_tune_heads(several, data)
+    assert members[1].ended == End("failed", "ValueError: nobody expected this")
+    assert members[3].ended == End("infeasible", f"out of the accelerator's memory: {SHORT}", memory=True)
+    assert [len(m.reports) for m in members] == [3, 1, 3, 1, 3]
+    for k in (0, 2, 4):
+        assert_same(members[k], whole[k])
+
+
+def test_a_job_tells_each_trials_own_end(digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first that comes to its end tells what was done once for all: images decoded, and their frozen part."""
+    several = configs(digits)
+    (tmp_path / "data").symlink_to(digits.prepared)
+    order = {
+        "job": "job-00000",
+        "trials": [{"number": 7 + k, "config": config.plain()} for k, config in enumerate(several)],
+        "search": str(tmp_path),
+        "dataset": digits.dataset.plain(),
+        "cache": str(tmp_path / "cache"),
+        "activations": 1 << 30,
+        "threads": 1,
+        "accelerators": 0,
+        "hang": 60.0,
+    }
+    lacking(monkeypatch, lambda members, _: any(m.config.seed == 1 for m in members))
+    trials.run(order, lambda _: None)
+    ends = [json.loads((trial_folder(tmp_path, 7 + k) / END).read_text())[-1] for k in range(5)]
+    assert [end["end"]["state"] for end in ends] == ["infeasible"] + 4 * ["complete"]
+    assert ends[0]["end"]["cause"] == f"out of the accelerator's memory: {SHORT}"
+    images = len(digits.data(several[0]).train)
+    both = images + len(digits.data(several[0]).validation)
+    shared_out = [{"computed": 3 * images, "read": 3 * images, "decoded": both}]
+    assert [end["counts"] for end in ends[1:]] == shared_out + 3 * [{"computed": 0, "read": 3 * images, "decoded": 0}]
 
 
 def test_who_can_share(digits: Digits) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,11 @@ import pytest
 import torch
 
 from tests.trainables.digits import Digits
-from trainables import prefix
+from trainables import prefix, trials
 from trainables.data.parts import TrialData
 from trainables.loop import Outcome, fine_tune
 from trainables.prefix import ActivationStore
-from trainables.resident import Resident, Rows
+from trainables.resident import RESIDENT, SHARE, Resident, Rows
 
 CPU = torch.device("cpu")
 
@@ -54,6 +55,32 @@ def test_rows_come_from_the_host_once_the_copy_is_given_up() -> None:
     gathered = rows.gather(asked)
     assert gathered is not None and rows.give(asked, gathered).tolist() == [10, 106, 10]
     assert resident.share == 0.125, "it takes less from now on"
+
+
+def test_what_one_trial_needed_says_nothing_of_the_next() -> None:
+    resident = Resident(lambda _: 1000)  # half of which may be taken
+    assert resident.copy_of("a", numbers(0), CPU) is not None and resident.make_way()
+    assert resident.copy_of("a", numbers(0), CPU) is None
+    resident.begin()
+    assert resident.copy_of("a", numbers(0), CPU) is not None
+
+
+def test_processes_that_share_a_device_take_their_part_of_it() -> None:
+    resident = Resident(lambda _: 1000)
+    resident.begin(0.5)
+    assert resident.copy_of("a", numbers(0), CPU) is None
+    assert resident.copy_of("b", numbers(0)[:50], CPU) is not None, "a quarter of 1000 bytes holds 200"
+
+
+def test_a_job_says_which_part_is_its_own(digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RESIDENT, "share", 0.01)  # as after a trial that ran out of memory
+    shares: list[float] = []
+    monkeypatch.setattr(trials, "_run_trial", lambda *_: shares.append(RESIDENT.share))
+    for fraction in (0, 1, 0.25):
+        order = {"trials": [{"number": 0, "config": digits.config().plain()}], "job": "job-00000"}
+        order |= {"search": str(tmp_path), "hang": 60.0, "threads": 1, "accelerators": fraction}
+        trials.run(order, lambda _: None)
+    assert shares == [SHARE, SHARE, SHARE / 4]
 
 
 @pytest.mark.parametrize(
