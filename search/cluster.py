@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import socket
 import threading
@@ -10,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -168,16 +166,6 @@ def _not_connected(address: str | None, why: str) -> Mistake:
 def first_line(error: BaseException) -> str:
     """Of an error's words, for a sentence."""
     return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-
-
-def sources_digest(packages: Sequence[str] = PACKAGES) -> str:
-    """SHA-256 of packages' sources, as this process would import them."""
-    total = hashlib.sha256()
-    for package in packages:
-        root = Path(str(resources.files(package)))
-        for file in sorted((*root.rglob("*.py"), *root.rglob("*.yaml"))):
-            total.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes() + b"\0")
-    return total.hexdigest()
 
 
 def nodes(ray: Any) -> list[Node]:

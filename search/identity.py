@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Collection
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.cluster import sources_digest
 from search.suitable import labels_from
 from spaces.config import FORMAT, SearchConfig
 from spaces.mistakes import Mistake
+from spaces.sources import sources, sources_digest
 from spaces.words import written
 
 if TYPE_CHECKING:
@@ -208,8 +208,8 @@ def code_files() -> dict[str, str]:
     """Of each of these sources, by its place in the project, enough of its SHA-256 to say which one has changed."""
     found = {}
     for package in CODE:
-        root = Path(str(resources.files(package)))
-        for file in sorted((*root.rglob("*.py"), *root.rglob("*.yaml"))):
+        root, files = sources(package)
+        for file in files:
             found[f"{package}/{file.relative_to(root)}"] = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
     return found
 

@@ -26,6 +26,7 @@ NORMALISATIONS: dict[str, tuple[Channels, Channels]] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
 }
+NOT_COMPUTING = {"source", "licence", "pretrained", "dimensions"}
 
 
 class Source(Strict):
@@ -102,6 +103,13 @@ class BackboneSpec(Strict):
     @property
     def mean_std(self) -> tuple[Channels, Channels]:
         return NORMALISATIONS[self.normalisation] if isinstance(self.normalisation, str) else self.normalisation
+
+    @property
+    def computing(self) -> dict[str, Any]:
+        """All of the row that decides what the network computes, as plain data; not where its weights come from, whose
+        they are, nor what is searched."""
+        row = self.model_dump(mode="json", exclude=NOT_COMPUTING)
+        return row | {"normalisation": [list(values) for values in self.mean_std]}
 
     @property
     def terms(self) -> str:

@@ -48,6 +48,12 @@ class Policy(Strict):
     outside: Literal["black", "reflect"] = "black"
     """What stands where a rotation looks beyond the image."""
 
+    @property
+    def random(self) -> bool:
+        """Whether anything is drawn, so that an image's views differ."""
+        coloured = self.colour > 0 and max(self.brightness, self.contrast, self.saturation, self.hue) > 0
+        return self.rotate > 0 or self.scale < 1 or self.flip or not self.upright or coloured
+
     def at(self, level: int) -> Policy:
         """The policy at a level: a third of the ranges for each."""
         share = level / LEVELS

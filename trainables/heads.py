@@ -31,7 +31,7 @@ class LinearHead(nn.Module):
         self.linear = _linear(width, outputs)
 
     def forward(self, pooled: Tensor) -> Tensor:
-        return self.linear(self.norm(pooled))
+        return self.linear(self.norm(pooled.float()))
 
 
 class AttentiveHead(nn.Module):
@@ -113,8 +113,19 @@ def build_head(kind: Head, spec: BackboneSpec, outputs: int, feature: str = "poo
     return HEADS[kind](spec.feature_width(feature), spec.token_width or spec.width, outputs)
 
 
-def _linear(width: int, classes: int) -> nn.Linear:
-    linear = nn.Linear(width, classes)
+class OutputLayer(nn.Linear):
+    """The last layer of every head: in fp32 wherever it computes, also within `trainables.place.autocast`.
+
+    It is small, and a trial that trains it by itself is then what it would be in a group (trainables.head_group).
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        with torch.autocast(input.device.type, enabled=False):
+            return super().forward(input.float())
+
+
+def _linear(width: int, classes: int) -> OutputLayer:
+    linear = OutputLayer(width, classes)
     nn.init.trunc_normal_(linear.weight, std=0.02)
     nn.init.zeros_(linear.bias)
     return linear

@@ -12,7 +12,7 @@ from trainables.accumulation import Pieces
 from trainables.data.order import rank_share
 from trainables.data.parts import Part
 from trainables.model import Model
-from trainables.place import ALONE, Place
+from trainables.place import ALONE, Place, autocast
 from trainables.prefix import BATCH, Prefix
 
 
@@ -45,7 +45,7 @@ def predict_outputs(model: Model, prefix: Prefix) -> np.ndarray:
     pieces, outputs = Pieces(BATCH, place.device), []
 
     def forward(given: Tensor) -> Tensor:
-        with torch.autocast(place.device.type, torch.bfloat16, enabled=place.device.type == "cuda"):
+        with autocast(place.device):
             return (model(given) if model.stem_trained else model.from_hidden(given)).float()
 
     with torch.no_grad() if shared_out else torch.inference_mode():  # weights that came together are trained with

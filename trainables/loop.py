@@ -33,7 +33,7 @@ from trainables.freezing import parameter_groups
 from trainables.inference import judge
 from trainables.mixup import MixedForward, Mixup, mix
 from trainables.model import Model, averaged_state, build_model, load_trained_state, trained_state
-from trainables.place import ALONE, Place
+from trainables.place import ALONE, Place, autocast
 from trainables.prefix import ActivationStore, Counts, Prefix
 from trainables.resumable import Resumable
 from trainables.schedule import rate_share
@@ -132,7 +132,7 @@ def fine_tune(
 
     def backward(given: Tensor, wanted: Tensor, share: Tensor | None, size: int, part: slice) -> Tensor:
         own = None if share is None else share[part]
-        with torch.autocast(place.device.type, torch.bfloat16, enabled=place.device.type == "cuda"):
+        with autocast(place.device):
             outputs = forward(given[part], own)
         loss = model.output.loss(outputs, wanted[part] if own is None else mix(wanted[part], own)) / size
         (loss * place.world).backward()  # DDP takes the mean over workers, each of which has a part of the sum

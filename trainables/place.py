@@ -65,6 +65,19 @@ class Place:
 ALONE = Place()
 """One process on a CPU."""
 
+REDUCED = frozenset({"cuda"})
+"""Kinds of devices on which backbones compute in bf16; on others all is fp32."""
+
+
+def precision(device: torch.device) -> torch.dtype:
+    """What a backbone computes in on a device, and in which what it gave is kept."""
+    return torch.bfloat16 if device.type in REDUCED else torch.float32
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """Lets operations within its block compute in the device's precision, where that is enough for them."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision(device) == torch.bfloat16)
+
 
 def this_machine(accelerators: float = 0, threads: int = 1) -> Place:
     """A place for one process: the first accelerator where one is asked for, else the CPU with `threads` threads."""

@@ -11,7 +11,7 @@ import functools
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from spaces.config import TrialConfig
+from spaces.sources import sources_digest
 from spaces.strict import digest
 from trainables import watchdog
 from trainables.accumulation import Pieces
@@ -31,7 +32,7 @@ from trainables.backbones import build, weights_digest
 from trainables.data.parts import Part
 from trainables.data.stored import built, stored
 from trainables.model import Model
-from trainables.place import Place
+from trainables.place import Place, autocast, precision
 from trainables.resident import Rows, resident_of
 
 log = logging.getLogger(__name__)
@@ -40,11 +41,23 @@ BATCH = 256  # images at once where nothing is learned
 AHEAD = 2  # batches that the host has ready
 FOLDER = "activations"  # in a cache
 SHARE_OF_DISK = 0.4
-FORMAT = 1  # part of every key; raised when the same key would mean other numbers
 NUMPY: dict[torch.dtype, np.dtype[Any]] = {
     torch.float32: np.dtype(np.float32),
     torch.bfloat16: np.dtype(np.uint16),
 }  # NumPy has no bfloat16
+COMPUTING = (
+    "trainables.backbones",
+    "trainables.model",
+    "trainables.augment",
+    "trainables.prefix",
+    "trainables.place",
+    "trainables.accumulation",
+    "trainables.resident",
+    "spaces.feature",
+)
+"""The code that what is kept follows from; what else differs is in each key by itself."""
+CODE = sources_digest(COMPUTING)  # as this process loads it, whatever is edited meanwhile
+VERSIONS = {"torch": torch.__version__, "timm": timm.__version__}
 
 
 @dataclass(frozen=True)
@@ -66,6 +79,9 @@ class Counts:
 class Prefix:
     """The frozen part of a trial's model, for the rows of one part of its data.
 
+    What it draws and keeps is of the images in the part's file of pixels, by their places in it, so that folds, whose
+    parts are rows of one file, share both.
+
     Args:
         augment: None for evaluation.
         store: None computes everything live.
@@ -80,7 +96,8 @@ class Prefix:
         augment: Augment | None = None,
         store: ActivationStore | None = None,
     ) -> None:
-        self.model, self.config, self.part, self.place, self.augment = model, config, part, place, augment
+        self.model, self.config, self.part, self.place = model, config, part, place
+        self.augment = augment if augment and augment.active else None
         self.store = store if store and worth_keeping(model) else None
         self.counts = Counts()
         self.resident = resident_of(place.device)
@@ -97,7 +114,7 @@ class Prefix:
             return
         self._view = view
         if self.augment:
-            self._draws = draws(view_seed(self.config), view, len(self.part)).to(self.place.device)
+            self._draws = draws(view_seed(self.config), view, len(self.part.pixels)).to(self.place.device)
         self._kept = self._opened() if self.store and self._fits() else None
 
     def __call__(self, rows: Tensor) -> Tensor:
@@ -107,55 +124,58 @@ class Prefix:
         Returns:
             What `Model.from_hidden`, or `Model.forward`, takes.
         """
-        return self._given(rows, self._gathered(rows))
+        places = self.part.places(rows)
+        return self._given(places, self._gathered(places))
 
     def stream(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         """What calling gives for each batch of rows, in turn. The host gathers the next ones meanwhile."""
+        batches = [self.part.places(rows) for rows in batches]
         with closing(ahead(self._gathered, batches, self.ahead)) as gathered:
-            for rows, of_rows in zip(batches, gathered, strict=True):
-                yield self._given(rows, of_rows)
+            for places, of_places in zip(batches, gathered, strict=True):
+                yield self._given(places, of_places)
 
     def all_rows(self) -> Tensor:
         """Of every row, [N, ...] in their order: kept, or computed now. Not for a trained stem."""
         if self._kept is not None:
             self.counts.read += len(self.part)
-            return self._kept.all()
+            kept = self._kept.all()
+            return kept if self.part.at is None else kept[self.part.at.to(kept.device)]
         array = np.empty((len(self.part), *self._shape), NUMPY[self.dtype])
-        self._fill(array)
+        self._fill(array, self.part.places(torch.arange(len(self.part))))
         return torch.from_numpy(array).view(self.dtype).to(self.place.device)
 
     @functools.cached_property
     def _pixels(self) -> Rows:
         return Rows(self.part.pixels, f"pixels {self.part.file or self.part.key}", self.place.device, self.resident)
 
-    def _gathered(self, rows: Tensor) -> Tensor | None:
+    def _gathered(self, places: Tensor) -> Tensor | None:
         """What of `_given` is the host's."""
-        return self._kept.gather(rows) if self._kept else self._pixels_of(rows)
+        return self._kept.gather(places) if self._kept else self._pixels.gather(places)
 
-    def _given(self, rows: Tensor, gathered: Tensor | None) -> Tensor:
+    def _given(self, places: Tensor, gathered: Tensor | None) -> Tensor:
         if self._kept is not None:
-            self.counts.read += len(rows)
-            return self._kept.give(rows, gathered)
-        images = self._images(rows, gathered)
+            self.counts.read += len(places)
+            return self._kept.give(places, gathered)
+        images = self._images(places, gathered)
         if self.model.stem_trained:
             return images
-        self.counts.computed += len(rows)
+        self.counts.computed += len(places)
         return self.pieces.of(images, self._hidden)
 
-    def _images(self, rows: Tensor, gathered: Tensor | None) -> Tensor:
-        pixels = self._pixels.give(self.part.places(rows), gathered)
+    def _images(self, places: Tensor, gathered: Tensor | None) -> Tensor:
+        pixels = self._pixels.give(places, gathered)
         if self.augment:
-            return self.augment(pixels, self._draws[rows.to(self._draws.device, non_blocking=True)])
+            return self.augment(pixels, self._draws[places.to(self._draws.device, non_blocking=True)])
         return pixels.float().div_(255)
 
     def _hidden(self, images: Tensor) -> Tensor:
         """In the type in which it would be kept, so that live and kept are the same."""
-        with torch.no_grad(), torch.autocast(images.device.type, torch.bfloat16, enabled=images.device.type == "cuda"):
+        with torch.no_grad(), autocast(images.device):
             return self.model.hidden(images).to(self.dtype)
 
     @property
     def dtype(self) -> torch.dtype:
-        return torch.bfloat16 if self.place.device.type == "cuda" else torch.float32
+        return precision(self.place.device)
 
     @functools.cached_property
     def _shape(self) -> tuple[int, ...]:
@@ -166,8 +186,8 @@ class Prefix:
         """Whether all views that this trial looks at would fit the store at once; they would only drive each other
         out."""
         assert self.store is not None
-        views = view_of(self.config.epochs - 1, self.config) + 1 if self.augment else 1
-        each = len(self.part) * int(np.prod(self._shape)) * NUMPY[self.dtype].itemsize
+        views = view_of(self.config.epochs - 1, self.config) + 1 if self._views_differ else 1
+        each = len(self.part.pixels) * int(np.prod(self._shape)) * NUMPY[self.dtype].itemsize
         return views * each <= self.store.budget
 
     def _opened(self) -> Rows | None:
@@ -176,8 +196,9 @@ class Prefix:
         try:
             array = stored(self.store.home, key)
             if array is None:
-                shape = (len(self.part), *self._shape)
-                array = built(self.store.home, key, shape, NUMPY[self.dtype], self._fill, self.store.budget)
+                everywhere = torch.arange(len(self.part.pixels))
+                shape, fill = (len(everywhere), *self._shape), functools.partial(self._fill, places=everywhere)
+                array = built(self.store.home, key, shape, NUMPY[self.dtype], fill, self.store.budget)
         except OSError as error:
             log.warning("activations can't be kept (%s); they are computed as they are needed", error.strerror)
             return None
@@ -186,42 +207,38 @@ class Prefix:
         kept = torch.from_numpy(np.asarray(array)).view(self.dtype)
         return Rows(kept, f"kept {key}", self.place.device, self.resident)
 
-    def _fill(self, array: np.ndarray) -> None:
+    def _fill(self, array: np.ndarray, places: Tensor) -> None:
+        """Computes what is at these places [M] into an array [M, ...]."""
         training = self.model.training
         self.model.eval()
-        for rows, gathered in zip(
-            pieces := in_turn(len(self.part)), ahead(self._pixels_of, pieces, self.ahead), strict=True
-        ):
-            hidden = self.pieces.of(self._images(rows, gathered), self._hidden).contiguous().cpu()
-            start = int(rows[0])
-            array[start : start + len(rows)] = hidden.view(torch.uint16 if self.dtype == torch.bfloat16 else self.dtype)
-            self.counts.computed += len(rows)
+        pieces, start = places.split(BATCH), 0
+        for piece, gathered in zip(pieces, ahead(self._pixels.gather, pieces, self.ahead), strict=True):
+            hidden = self.pieces.of(self._images(piece, gathered), self._hidden).contiguous().cpu()
+            wide = torch.uint16 if self.dtype == torch.bfloat16 else self.dtype
+            array[start : start + len(piece)] = hidden.view(wide)
+            start += len(piece)
+            self.counts.computed += len(piece)
             watchdog.beat()
         self.model.train(training)
 
-    def _pixels_of(self, rows: Tensor) -> Tensor | None:
-        return self._pixels.gather(self.part.places(rows))
+    @property
+    def _views_differ(self) -> bool:
+        return self.augment is not None and self.augment.ranges.random
 
     def key(self) -> str:
-        """SHA-256 of everything that the kept numbers follow from."""
+        """SHA-256 of everything that the kept numbers follow from; not of a seed or a view where nothing is drawn."""
         backbone = self.model.backbone
-        augmented = None
-        if self.augment:
-            augmented = {
-                "ranges": self.augment.ranges.plain(),
-                "seed": view_seed(self.config),
-                "view": self._view,
-            }
         return digest(
             {
-                "format": FORMAT,
-                "versions": [torch.__version__, timm.__version__],
-                "backbone": backbone.spec.name,
+                "code": CODE,
+                "versions": VERSIONS,
+                "backbone": backbone.spec.computing,
                 "weights": frozen_digest(self.config),
                 "resolution": list(backbone.resolution),
                 "cut": self.model.cut,
-                "images": self.part.key,
-                "augmented": augmented,
+                "images": self.part.file or self.part.key,
+                "augmented": self.augment.ranges.plain() if self.augment else None,
+                "view": [view_seed(self.config), self._view] if self._views_differ else None,
                 "dtype": str(self.dtype),
             }
         )
@@ -236,7 +253,10 @@ def activation_budget(cache: Path, wanted: float | str) -> int:
     """Bytes that a cache's activations may take: GiB as asked for, or `auto`, a share of what is free."""
     if isinstance(wanted, str):
         home = cache / FOLDER
-        kept = sum(array.stat().st_size for array in home.glob("*/array"))
+        kept = 0
+        for array in home.glob("*/array"):
+            with suppress(FileNotFoundError):  # another process makes room meanwhile
+                kept += array.stat().st_size
         there = next(folder for folder in (home, *home.parents) if folder.exists())
         return int(SHARE_OF_DISK * (shutil.disk_usage(there).free + kept))
     return int(wanted * 2**30)
@@ -272,8 +292,3 @@ def frozen_digest(config: TrialConfig) -> str:
     file = Path(config.weights)
     changed = 0 if config.weights in ("pretrained", "random") else file.stat().st_mtime_ns
     return _digest_of_weights(config.backbone, config.weights, config.resolution, changed)
-
-
-def in_turn(rows: int) -> list[Tensor]:
-    """All rows in their order, cut for where nothing is learned."""
-    return list(torch.arange(rows).split(BATCH))

@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 import pytest
 
-from search.cluster import Node, connect, nodes, sources_digest, trials_at_once
+from search.cluster import Node, connect, nodes, trials_at_once
 from search.launch import RAY_SETTINGS
 from search.plan import Plan, plan
 from search.preflight import DRIVERS, GIB, Question, look, look_at_packages, pixel_files, preflight, question, told
@@ -285,17 +285,6 @@ def test_the_locked_torch_has_a_least_driver() -> None:
     [version] = re.findall(r"^nvidia-cuda-runtime==(\d+)\.", lock, re.M)
     assert version in DRIVERS
     assert f"driver {DRIVERS[version]} or newer" in (Path(__file__).parents[2] / "docs" / "cluster.md").read_text()
-
-
-def test_the_digest_is_of_the_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "some_package").mkdir()
-    file = tmp_path / "some_package" / "__init__.py"
-    monkeypatch.syspath_prepend(tmp_path)
-    digests = set()
-    for text in ("a = 1", "a = 2"):
-        file.write_text(text)
-        digests.add(sources_digest(("some_package",)))
-    assert len(digests) == 2
 
 
 def test_trials_lie_on_one_node_each() -> None:

@@ -60,6 +60,24 @@ def test_each_is_what_it_would_be_by_itself(digits: Digits, tmp_path: Path, same
         )
 
 
+@pytest.mark.parametrize("same", [{}, {"level": 0, "feature": "cls2_mean"}])
+def test_each_is_what_it_would_be_by_itself_in_bf16(
+    digits: Digits, tmp_path: Path, same: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on an accelerator, where backbones compute in bf16 and what they gave is kept so; heads are in fp32."""
+    monkeypatch.setattr("trainables.place.REDUCED", {"cpu"})
+    several = configs(digits, **same)
+    data = digits.data(several[0])
+    store = ActivationStore(tmp_path / "activations", 1 << 30)
+    members, _ = fine_tune_heads(several, data, store=store)
+    for config, member in zip(several, members, strict=True):
+        alone = fine_tune(config, data, store=store)
+        assert alone.counts.computed == 0, "both read the same features"
+        np.testing.assert_allclose(member.probabilities, alone.probabilities, atol=1e-5)
+        for mine, its in zip(member.reports, alone.reports, strict=True):
+            np.testing.assert_allclose(mine.step_losses, its.step_losses, rtol=1e-5)
+
+
 def test_one_that_is_stopped_leaves_the_others_alone(digits: Digits) -> None:
     several = configs(digits)
     data = digits.data(several[0])

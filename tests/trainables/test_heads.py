@@ -107,3 +107,18 @@ def test_initialised_from_the_global_random_state() -> None:
 def test_no_outputs(outputs: int) -> None:
     with pytest.raises(ValueError, match=f"expected at least 1, found {outputs}"):
         build_head("linear", backbone("mae_tiny"), outputs)
+
+
+@pytest.mark.parametrize("kind", list(HEADS))
+def test_the_last_layer_is_in_fp32_whatever_computes_before_it(kind: Head) -> None:
+    head = made(kind).eval()
+    given = read(head, features(64)).bfloat16()
+    seen: list[torch.Tensor] = []
+    head.linear.register_forward_hook(lambda _, inputs, output: seen.extend([*inputs, output]))
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = head(given)
+    before, output = seen
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(output, before.float() @ head.linear.weight.T + head.linear.bias, atol=1e-5, rtol=1e-5)
+    if not head.reads_tokens:
+        assert torch.equal(logits, head(given.float())), "nothing of it is in bf16"

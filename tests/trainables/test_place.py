@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from trainables.place import Place, this_machine
+from trainables import place
+from trainables.place import Place, autocast, precision, this_machine
 
 
 def test_alone_nothing_is_exchanged() -> None:
@@ -40,3 +41,13 @@ def test_a_process_takes_the_threads_it_is_given() -> None:
     finally:
         torch.set_num_threads(before)
     assert this_machine(accelerators=0.5, threads=before).device == torch.device("cuda", 0)
+
+
+def test_accelerators_compute_in_bf16_the_cpu_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, weight = torch.device("cpu"), torch.ones(2, 2)
+    assert precision(torch.device("cuda", 1)) == torch.bfloat16 and precision(cpu) == torch.float32
+    with autocast(cpu):
+        assert (weight @ weight).dtype == torch.float32
+    monkeypatch.setattr(place, "REDUCED", {"cpu"})
+    with autocast(cpu):
+        assert (weight @ weight).dtype == torch.bfloat16

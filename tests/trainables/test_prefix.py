@@ -3,23 +3,50 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from spaces.backbone import backbone, table
+from spaces.sources import sources_digest
 from tests.trainables.digits import Digits
 from trainables.augment import Augment
 from trainables.data.parts import TrialData
+from trainables.data.pixels import DECODERS
+from trainables.data.stored import stored
 from trainables.loop import Outcome, fine_tune
 from trainables.model import build_model
 from trainables.place import Place
-from trainables.prefix import ActivationStore, Prefix, view_of, worth_keeping
+from trainables.prefix import (
+    CODE,
+    COMPUTING,
+    FOLDER,
+    SHARE_OF_DISK,
+    ActivationStore,
+    Prefix,
+    activation_budget,
+    view_of,
+    worth_keeping,
+)
 
 ROOM = 1 << 30
+DEEP = "dinov2_deep"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def deep() -> Iterator[None]:
+    """A vision transformer with more blocks than the tiny rows have: what lies before its last one is worth keeping."""
+    row = backbone("dinov2_tiny")
+    table()[DEEP] = row.model_copy(update={"name": DEEP, "blocks": 6, "build": {**row.build, "depth": 6}})
+    yield
+    del table()[DEEP]
+    backbone.cache_clear()
 
 
 @pytest.fixture
@@ -41,22 +68,51 @@ CUTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("cut", list(CUTS))
-@pytest.mark.parametrize("name", ["dinov2_tiny", "vmamba_tiny"])
-def test_kept_and_live_are_the_same(digits: Digits, store: ActivationStore, name: str, cut: str) -> None:
-    config = digits.config(name, **CUTS[cut], epochs=2)
+LONG = {"epochs": 5, "batch_size": 12}
+"""Fifty steps."""
+KEPT = [
+    *((DEEP, cut) for cut in CUTS),
+    *(("sam2_tiny", cut) for cut in ("last block", "mixup")),
+    *(("vmamba_tiny", cut) for cut in ("tokens", "last block")),
+]
+
+
+def runs(digits: Digits, store: ActivationStore, name: str, cut: str) -> tuple[Outcome, Outcome, Outcome]:
+    """A trial whose frozen part is computed live, kept, and read by the next; the store is what it is said to be."""
+    config = digits.config(name, **CUTS[cut], **LONG)
     data = digits.data(config)
     live, first, again = (fine_tune(config, data, store=kept) for kept in (None, store, store))
-    assert live.counts.read == 0
-    np.testing.assert_allclose(losses(first), losses(live), rtol=1e-5)
+    images, views = len(losses(live)) * LONG["batch_size"], view_of(LONG["epochs"] - 1, config) + 1
+    assert len(losses(live)) == 50 and worth_keeping(live.model)
+    assert (live.counts.computed, live.counts.read) == (images, 0)
+    assert (first.counts.computed, first.counts.read) == (views * len(data.train), images)
+    assert (again.counts.computed, again.counts.read) == (0, images)
     np.testing.assert_array_equal(losses(again), losses(first))
+    return live, first, again
+
+
+@pytest.mark.parametrize(("name", "cut"), KEPT)
+def test_kept_and_live_are_the_same(digits: Digits, store: ActivationStore, name: str, cut: str) -> None:
+    live, first, _ = runs(digits, store, name, cut)
+    np.testing.assert_allclose(losses(first), losses(live), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(first.probabilities, live.probabilities, atol=1e-5)
-    if worth_keeping(live.model):
-        views = view_of(1, config) + 1
-        assert first.counts.computed == views * len(data.train) and again.counts.computed == 0
-        assert first.counts.read == again.counts.read > 0
-    else:  # the tiny row has too few blocks for this cut to pay
-        assert first.counts.read == 0 and first.counts.computed == live.counts.computed
+
+
+@pytest.mark.parametrize(("name", "cut"), [(DEEP, "pooled"), (DEEP, "last block"), (DEEP, "mixup")])
+def test_kept_and_live_are_the_same_in_bf16(
+    digits: Digits, store: ActivationStore, name: str, cut: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an accelerator computes and keeps."""
+    monkeypatch.setattr("trainables.place.REDUCED", {"cpu"})
+    live, first, _ = runs(digits, store, name, cut)
+    np.testing.assert_allclose(losses(first), losses(live), rtol=5e-3)
+    np.testing.assert_allclose(first.probabilities, live.probabilities, atol=5e-3)
+    assert {array.dtype.itemsize for array in kept_arrays(store)} == {2}
+
+
+def kept_arrays(store: ActivationStore) -> list[np.memmap]:
+    found = [stored(store.home, file.parent.name) for file in store.home.glob("*/array")]
+    return [array for array in found if array is not None]
 
 
 @pytest.mark.parametrize("name", ["sam2_tiny", "coca_tiny", "aimv2_tiny", "clip_tiny", "mae_tiny", "dinov3_tiny"])
@@ -80,13 +136,23 @@ def test_nothing_is_kept_where_the_stem_is_trained(digits: Digits, store: Activa
     assert (outcome.counts.computed, outcome.counts.read) == (0, 0)
 
 
-def test_whatever_changes_the_numbers_changes_the_key(digits: Digits, store: ActivationStore, tmp_path: Path) -> None:
-    def key(epoch: int = 0, place: Place | None = None, part: str = "train", **changes: Any) -> str:
+def test_whatever_changes_the_numbers_changes_the_key(
+    digits: Digits, store: ActivationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def key(
+        epoch: int = 0,
+        place: Place | None = None,
+        part: str = "train",
+        row: dict[str, Any] | None = None,
+        dataset: dict[str, Any] | None = None,
+        **changes: Any,
+    ) -> str:
         name = changes.pop("backbone", "dinov2_tiny")
         config = digits.config(name, **{"trained_blocks": 0, "level": 1, "view_seed": 7, **changes})
-        data = digits.data(config)
+        data = replace(digits, dataset=digits.dataset.model_copy(update=dataset or {})).data(config)
         augment = Augment(config) if part == "train" else None
         model = build_model(config, 10)
+        model.backbone.spec = model.backbone.spec.model_copy(update=row or {})
         prefix = Prefix(model, config, getattr(data, part), place or Place(), augment, store)
         prefix._view = view_of(epoch, config) if augment else 0
         return prefix.key()
@@ -111,10 +177,58 @@ def test_whatever_changes_the_numbers_changes_the_key(digits: Digits, store: Act
         "another part": key(part="validation"),
         "another resolution": key(resolution=(42, 56)),
         "another type": key(place=Place(torch.device("cuda"))),
+        "another normalisation": key(row={"normalisation": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))}),
+        "another argument of the constructor": key(row={"build": {"embed_dim": 64, "depth": 2, "num_heads": 4}}),
+        "another pooling": key(row={"pooled": "mean"}),
+        "another count of blocks": key(row={"blocks": 3}),
+        "padded images": key(dataset={"fit": "pad"}),
+        "their middle": key(dataset={"centre": 0.9}),
+        "what is cut out": key(dataset={"crop": "disc"}),
+        "a side": key(dataset={"crop": "breast", "side": "left"}),
     }
+    for what, name, value in (
+        ("other code", "trainables.prefix.CODE", "other"),
+        ("another timm", "trainables.prefix.VERSIONS", {"torch": torch.__version__, "timm": "0.1"}),
+        ("other code that decodes", "trainables.data.pixels.CODE", "other"),
+        ("another Pillow", "trainables.data.pixels.DECODERS", {**DECODERS, "pillow": "0.1"}),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(name, value)
+            keys[what] = key()
     assert len(set(keys.values())) == len(keys)
-    same = [key(seed=99), key(head_lr=1e-4), key(mixup=0.3), key(batch_size=8), key(epochs=50), key(head="bn_linear")]
+    same = [key(), key(row={"licence": "another", "dimensions": {"level": 0}})]
+    same += [key(seed=99), key(head_lr=1e-4), key(mixup=0.3), key(batch_size=8), key(epochs=50), key(head="bn_linear")]
     assert set(same) == {keys["as it is"]}, "what doesn't reach the frozen part must not miss"
+
+    def drawn(**changes: Any) -> list[str]:
+        return [key(**changes), key(view_seed=8, **changes), key(epoch=1, **changes)]
+
+    plain, resampled, augmented = drawn(level=0), drawn(policy="none"), drawn(level=1)
+    assert len(set(plain)) == len(set(resampled)) == 1, "where nothing is drawn, neither seed nor view matters"
+    assert len({*plain, *resampled, *augmented}) == 5
+    assert plain[0] == key(level=0, policy="natural")
+
+
+EDITED = ("backbones/vit.py", "backbones/scan.py", "augment.py", "model.py", "prefix.py", "place.py")
+
+
+@pytest.mark.parametrize("edited", EDITED)
+def test_an_edit_of_the_code_changes_every_key(edited: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sources_digest(COMPUTING) == CODE
+    read = Path.read_bytes
+
+    def with_edit(file: Path) -> bytes:
+        return read(file) + (b"#" if file.as_posix().endswith(f"trainables/{edited}") else b"")
+
+    monkeypatch.setattr(Path, "read_bytes", with_edit)
+    assert sources_digest(COMPUTING) != CODE
+
+
+def test_searches_share_what_is_not_augmented(digits: Digits, store: ActivationStore) -> None:
+    config = digits.config(trained_blocks=0, level=0, epochs=1, view_seed=1)
+    data = digits.data(config)
+    assert fine_tune(config, data, store=store).counts.computed == len(data.train)
+    assert fine_tune(config.model_copy(update={"view_seed": 2}), data, store=store).counts.computed == 0
 
 
 def _build(digits: Digits, home: Path, start: Any, found: Any) -> None:
@@ -178,3 +292,13 @@ def test_ten_times_the_budget_stays_within_it(digits: Digits, store: ActivationS
         assert taken <= small.budget
     outcome = fine_tune(config.model_copy(update={"view_seed": 0}), data, store=small)
     assert outcome.counts.computed == 2 * len(data.train), "the first was driven out long ago"
+
+
+def test_what_another_process_removes_meanwhile_takes_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = tmp_path / FOLDER / "kept" / "array"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"8 bytes.")
+    glob = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda home, pattern: [*glob(home, pattern), home / "gone" / "array"])
+    monkeypatch.setattr("trainables.prefix.shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    assert activation_budget(tmp_path, "auto") == int(SHARE_OF_DISK * 1008)

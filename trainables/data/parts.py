@@ -30,12 +30,12 @@ class Part:
     units: Units
     """What is scored."""
     key: str
-    """SHA-256 of the images' contents in their order and of how they became pixels."""
+    """SHA-256 of the images' contents in their order and of what made pixels of them."""
 
     at: Tensor | None = None
     """int64 [N], where a row's image is in `pixels`; None: in the same place."""
     file: str = ""
-    """Names what is in `pixels`, where that isn't `key`."""
+    """Names what is in `pixels`, where that isn't `key`: a file that several parts share."""
 
     def places(self, rows: Tensor) -> Tensor:
         """Where the images of rows [B] are in `pixels`."""
@@ -66,7 +66,7 @@ class TrialData:
     """Images that were decoded to make it; 0 where their pixels were there."""
 
     def digest(self) -> str:
-        """SHA-256 of both parts and the classes. The same on every machine."""
+        """SHA-256 of both parts and the classes. The same on every machine that decodes images alike."""
         return digest([self.train.digest(), self.validation.digest(), list(self.classes), self.task])
 
 

@@ -17,13 +17,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Literal, TypeVar
 
+import gdcm
 import numpy as np
 import PIL
+import pydicom
+import scipy
 from PIL import Image, ImageOps
 from pydantic import Field
 
 from spaces.config import Crop, Side
 from spaces.mistakes import Mistake
+from spaces.sources import sources_digest
 from spaces.strict import Strict, digest
 from trainables import watchdog
 from trainables.data.contents import content_hash, cpus
@@ -36,7 +40,15 @@ from trainables.files import sync
 
 log = logging.getLogger(__name__)
 
-PIXEL_FORMAT = 1  # part of the key; raised when the same images and spec would give other pixels
+DECODING = ("trainables.data.pixels", "trainables.data.images", "trainables.data.dicom", "trainables.data.crops")
+"""The code that pixels follow from."""
+CODE = sources_digest(DECODING)  # as this process loads it, whatever is edited meanwhile
+DECODERS = {
+    "pillow": PIL.__version__,
+    "pydicom": pydicom.__version__,
+    "gdcm": gdcm.Version.GetVersion(),
+    "scipy": scipy.__version__,
+}
 ROWS_A_TASK = 16
 Progress = Callable[[int, int], None]
 T = TypeVar("T")
@@ -69,8 +81,9 @@ class Pixels:
 
 
 def pixel_key(manifest: Manifest, spec: PixelSpec) -> str:
-    """SHA-256 of the contents in order, the spec, and the format's version."""
-    return digest({"format": PIXEL_FORMAT, "spec": spec.plain(), "contents": manifest.contents.tolist()})
+    """SHA-256 of the contents in order, the spec, the code and the decoders."""
+    contents = manifest.contents.tolist()
+    return digest({"code": CODE, "decoders": DECODERS, "spec": spec.plain(), "contents": contents})
 
 
 def open_pixels(
@@ -218,7 +231,7 @@ def _build(
         for key, spec in specs.items():
             os.fsync(descriptors[key])
             shape = (len(manifest), channels, spec.height, spec.width)
-            write_meta(partial[key], shape, np.dtype(np.uint8), {"spec": spec.plain(), "pillow": PIL.__version__})
+            write_meta(partial[key], shape, np.dtype(np.uint8), {"spec": spec.plain(), "decoders": DECODERS})
             partial[key].rename(home / key)
             sync(home)
             trust(home, key)

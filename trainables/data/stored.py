@@ -93,13 +93,13 @@ def built(
         shutil.rmtree(home / key, ignore_errors=True)
         needed = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         partial = home / f"{key}{PARTIAL}"
-        with only_builder(home, "room"):
-            shutil.rmtree(partial, ignore_errors=True)  # what a killed process left
-            if budget is not None and not make_room(home, needed, budget):
-                return None
-            partial.mkdir()
-            _reserve(partial / ARRAY, needed)  # a full disk is known now, and others see what this one takes
         try:
+            with only_builder(home, "room"):
+                shutil.rmtree(partial, ignore_errors=True)  # what a killed process left
+                if budget is not None and not make_room(home, needed, budget):
+                    return None
+                partial.mkdir()
+                _reserve(partial / ARRAY, needed)  # a full disk is known now, and others see what this one takes
             writing = np.memmap(partial / ARRAY, dtype=dtype, mode="r+", shape=shape)
             fill(writing)
             writing.flush()
@@ -159,7 +159,7 @@ def make_room(home: Path, needed: int, budget: int) -> bool:
         return False
     _remove_abandoned(home)
     sizes = {folder: _size(folder) for folder in home.iterdir() if folder.is_dir()}
-    removable = sorted((f for f in sizes if f.suffix != PARTIAL), key=lambda f: f.stat().st_mtime_ns)
+    removable = sorted((f for f in sizes if f.suffix != PARTIAL), key=_wanted_at)
     taken = sum(sizes.values())
     while taken + needed > budget and removable:
         oldest = removable.pop(0)
@@ -228,5 +228,12 @@ def _reserve(file: Path, size: int) -> None:
 def _size(folder: Path) -> int:
     try:
         return sum(entry.stat().st_size for entry in os.scandir(folder))
+    except FileNotFoundError:
+        return 0  # removed meanwhile
+
+
+def _wanted_at(folder: Path) -> int:
+    try:
+        return folder.stat().st_mtime_ns
     except FileNotFoundError:
         return 0  # removed meanwhile

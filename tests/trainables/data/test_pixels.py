@@ -15,10 +15,20 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 
 from spaces.mistakes import Mistake
+from spaces.sources import sources_digest
 from trainables.data import stored
 from trainables.data.contents import content_hashes
 from trainables.data.images import open_image
-from trainables.data.pixels import PixelSpec, decode_file, open_many, open_pixels, pixel_key
+from trainables.data.pixels import (
+    CODE,
+    DECODERS,
+    DECODING,
+    PixelSpec,
+    decode_file,
+    open_many,
+    open_pixels,
+    pixel_key,
+)
 
 SMALL = PixelSpec(height=8, width=6)
 
@@ -79,7 +89,35 @@ def test_key_follows_content_order_and_spec(manifest, write_image, listed) -> No
     write_image(manifest.root / "00.png", 1000)
     changed = listed(manifest.root, manifest.paths.tolist())
     keys.add(pixel_key(changed, SMALL))
+    keys |= {
+        pixel_key(manifest, PixelSpec(height=8, width=6, **other))
+        for other in ({"centre": 0.9}, {"crop": "disc"}, {"crop": "breast"}, {"crop": "breast", "side": "left"})
+    }
+    assert len(keys) == 9
+
+
+def test_key_follows_code_and_decoders(manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = pixel_key(manifest, SMALL)
+    keys = {before}
+    others = [("CODE", "other"), *(("DECODERS", {**DECODERS, name: "0.1"}) for name in ("pillow", "pydicom", "gdcm"))]
+    for name, value in others:
+        with monkeypatch.context() as patched:
+            patched.setattr(f"trainables.data.pixels.{name}", value)
+            keys.add(pixel_key(manifest, SMALL))
     assert len(keys) == 5
+    assert pixel_key(manifest, SMALL) == before
+
+
+@pytest.mark.parametrize("edited", ["pixels.py", "images.py", "dicom.py", "crops.py"])
+def test_an_edit_of_what_decodes_changes_every_key(edited: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sources_digest(DECODING) == CODE
+    read = Path.read_bytes
+
+    def with_edit(file: Path) -> bytes:
+        return read(file) + (b"#" if file.as_posix().endswith(f"trainables/data/{edited}") else b"")
+
+    monkeypatch.setattr(Path, "read_bytes", with_edit)
+    assert sources_digest(DECODING) != CODE
 
 
 def test_several_specs_are_decoded_once(manifest, cache: Path, tmp_path: Path) -> None:

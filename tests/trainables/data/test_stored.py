@@ -1,61 +1,50 @@
-"""Arrays on disk under a budget, built by several processes at once."""
+"""Stored arrays where things go wrong: a full disk, and other processes that make room meanwhile."""
 
 from __future__ import annotations
 
-import multiprocessing
-import time
-from contextlib import suppress
+import os
+import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pytest
 
-from trainables.data.stored import ARRAY, built, only_builder
-
-KEYS, SIZE, ROUNDS = 8, 1 << 16, 100
-BUDGET = 5 * SIZE // 2  # two arrays of eight
-
-
-def _taken(home: Path) -> int:
-    """Bytes of the arrays that are there, half-built ones too."""
-    total = 0
-    for file in list(home.glob(f"*/{ARRAY}")):
-        with suppress(FileNotFoundError):  # got its own name meanwhile
-            total += file.stat().st_size
-    return total
+from trainables.data import stored
+from trainables.data.stored import built, make_room
 
 
-def _work(home: Path, seed: int, start: Any, found: Any) -> None:
-    """Asks for arrays in an order of its own, each of which holds its own number."""
-    told = {"wrong": 0, "none": 0, "built": 0, "most": 0}
-    start.wait()
-    for number in np.random.default_rng(seed).integers(0, KEYS, ROUNDS).tolist():
-
-        def fill(array: np.memmap, number: int = number) -> None:
-            told["built"] += 1
-            array[: SIZE // 2] = number
-            with only_builder(home, "room"):  # nobody takes or makes room meanwhile
-                told["most"] = max(told["most"], _taken(home))
-            time.sleep(0.001)
-            array[SIZE // 2 :] = number
-
-        array = built(home, f"key{number}", (SIZE,), np.dtype(np.uint8), fill, BUDGET)
-        told["none"] += array is None
-        told["wrong"] += array is not None and bool((array != number).any())
-    found.put(told)
+def numbers(array: np.memmap) -> None:
+    array[:] = np.arange(len(array))
 
 
-def test_two_processes_stay_under_one_budget(tmp_path: Path) -> None:
-    """They drive each other's arrays out, and neither takes more than there is room for, nor is given wrong numbers."""
-    spawn = multiprocessing.get_context("spawn")
-    start, found = spawn.Event(), spawn.Queue()
-    both = [spawn.Process(target=_work, args=(tmp_path / "kept", seed, start, found)) for seed in range(2)]
-    for process in both:
-        process.start()
-    start.set()
-    told = [found.get(timeout=120) for _ in both]
-    for process in both:
-        process.join()
-    assert all(one["built"] > KEYS for one in told), "what was driven out is built again"
-    assert 2 * SIZE <= max(one["most"] for one in told) <= BUDGET
-    assert not any(one["wrong"] or one["none"] for one in told), told
+def test_a_disk_that_is_full_before_anything_is_written_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int, offset: int, length: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "posix_fallocate", full)
+        with pytest.raises(OSError, match="No space left"):
+            built(tmp_path, "key", (10,), np.dtype(np.float32), numbers, budget=1000)
+    assert {entry.suffix for entry in tmp_path.iterdir()} == {".lock"}
+    array = built(tmp_path, "key", (10,), np.dtype(np.float32), numbers, budget=1000)
+    assert array is not None and array.tolist() == list(range(10))
+
+
+def test_what_another_process_removes_meanwhile_makes_room_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in ("a", "b"):
+        built(tmp_path, key, (10,), np.dtype(np.float32), numbers)
+    size_of = stored._size
+
+    def removed_then(folder: Path) -> int:
+        size = size_of(folder)
+        if folder.name == "a":
+            shutil.rmtree(folder)
+        return size
+
+    monkeypatch.setattr(stored, "_size", removed_then)
+    assert make_room(tmp_path, needed=500, budget=1000)
+    assert not (tmp_path / "a").exists()
