@@ -104,10 +104,10 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "exports", metavar="best.yaml", nargs="+", help="exported configurations; several are one opening of the test"
     )
-    sub.add_argument("--seeds", metavar="N", type=int, default=5, help="runs with different seeds (default: 5)")
+    sub.add_argument("--seeds", metavar="N", type=int, help="runs with different seeds (default: 5)")
     sub.add_argument("--workers", metavar="N", type=int, help="workers of one run, through Ray Train")
     sub.add_argument(
-        "--fit", choices=("train", "all"), default="train", help="learn from train only, or from train + validation"
+        "--fit", choices=("train", "all"), help="learn from train only (the default), or from train + validation"
     )
     sub.add_argument("--again", metavar="REASON", help="open the test set again, and why")
     sub.add_argument(
@@ -179,13 +179,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _refuse_at_once(options: argparse.Namespace) -> None:
-    """What can be refused before the heavy imports and the data, which take a while: settings, and an MLflow that is
-    away."""
+    """What can be refused before the heavy imports and the data, which take a while: options that don't go together,
+    settings, and an MLflow that is away."""
     from pathlib import Path
 
     from search.settings import load
     from search.tracking import reachable
+    from spaces.mistakes import Mistake
 
+    if options.dry_run is not None and options.address is not None:
+        raise Mistake("search: --dry-run starts nothing, on no cluster either; leave --address out.")
     config = load(Path(options.settings), options.changes)
     if config.mlflow not in ("off", "local"):
         reachable(config.mlflow)

@@ -203,13 +203,14 @@ def final(options: argparse.Namespace) -> None:
     if options.evaluate:
         _evaluate(options)
         return
+    from search.final import SEEDS
     from search.final import final as run
 
     run(
         [Path(p) for p in options.exports],
-        seeds=options.seeds,
+        seeds=options.seeds if options.seeds is not None else SEEDS,
         workers=options.workers,
-        fit=options.fit,
+        fit=options.fit or "train",
         again=options.again,
         output=Path(options.output) if options.output else None,
         console=Console.of_terminal(),
@@ -217,6 +218,11 @@ def final(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    given = {"--seeds": options.seeds, "--workers": options.workers, "--fit": options.fit, "-o": options.output}
+    if idle := [option for option, value in given.items() if value is not None]:
+        raise Mistake(
+            f"final: --evaluate takes models as they are, and writes beside them; leave {', '.join(idle)} out."
+        )
     from search.external import evaluate_external
     from search.interval_text import interval_text
 
@@ -270,7 +276,11 @@ def sync(options: argparse.Namespace) -> None:
 
     found = find(options.search)
     if options.follow:
-        follow(found.path)
+        if not follow(found.path):
+            name = found.path.name
+            todo = f"; try again by: medtune sync {found.path}" if found.path.is_dir() else ": its folder is gone"
+            print(f"medtune: MLflow isn't up to date with {name}{todo}.", file=sys.stderr)
+            sys.exit(1)
     else:
         console = Console.of_terminal()
         with console.working("bringing MLflow up to date", of="trials"):

@@ -121,4 +121,4 @@ def public_label(label: str) -> str:
 
 def public_uri(uri: str) -> str:
     """Without user and password."""
-    return re.sub(r"//[^/@]*@", "//", uri)
+    return re.sub(r"//[^/]*@", "//", uri)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 from search import places
 from search.folder import SearchFolder, to_yaml
 from search.identity import code_digest
-from search.outputs import check_file
+from search.outputs import check_file, refuse_replacing
 from search.record import State, Trial, ranked
 from search.trial_text import interval_or_why, what_is_trained
 from spaces.config import (
@@ -29,6 +30,7 @@ from spaces.words import counted
 from trainables.files import write_text
 
 KIND = "medtune export"
+EARLIER = re.compile(rf"^kind: {KIND}\s*$", re.MULTILINE)
 
 
 class Found(Strict):
@@ -89,7 +91,7 @@ def export(
         Each file with a line that says what is in it.
 
     Raises:
-        Mistake: no complete trial yet, or no place to write.
+        Mistake: no complete trial yet, no place to write, or something else than an export in that place.
     """
     check_file("export", output)
     config, study = found.config(), found.study()
@@ -109,6 +111,8 @@ def export(
         named = [(file_of_rank(output, i), t) for i, t in enumerate(complete[:top])]
     else:
         named = [(output, complete[0])]
+    for path, _ in named:
+        refuse_replacing("export", path, "exported configuration", EARLIER)
     exports = [(path, _export(config, study.identity, trial, direction, len(complete))) for path, trial in named]
     written = []
     for path, data in exports:

@@ -144,13 +144,13 @@ def _refuse_narrower(before: SearchConfig, after: SearchConfig, study: Study) ->
             "already; give a larger number."
         )
     if gone := [name for name in before.backbones if name not in after.backbones]:
-        problems.append(
-            f"extend: backbones: {', '.join(gone)} would be left out; name the earlier ones too, in the same order."
-        )
+        problems.append(f"extend: backbones: {', '.join(gone)} would be left out; name the earlier ones too.")
     else:
         outside = [text for trial in study.trials if (text := _outside(trial, space))]
-        reason = "every configuration that was tried has to lie in the new space"
-        problems += [f"extend: {text}; {reason}." for text in outside[:SHOWN]]
+        problems += [
+            f"extend: {text}; change that, for every configuration that was tried has to lie in the new space."
+            for text in outside[:SHOWN]
+        ]
         if len(outside) > SHOWN:
             more = counted(len(outside) - SHOWN, "more trial")
             problems.append(f"extend: {more} outside of the new space; give it wider ranges.")
@@ -182,6 +182,6 @@ def _not_in_a_database(study: Study, space: Space) -> list[str]:
             except ValueError:
                 problems.append(
                     f"extend: {dimension.key}: the record lies in a database, in which Optuna can't add values to a "
-                    "choice or change a scale; start a new search with the wider space."
+                    "choice or change their order or a scale; start a new search with the wider space."
                 )
     return problems

@@ -34,12 +34,13 @@ from trainables.files import write_json
 from trainables.final_run import Fit
 
 RESULT = "result.json"
+SEEDS = 5  # unless others are asked for
 
 
 def final(
     exports: Sequence[Path],
     *,
-    seeds: int = 5,
+    seeds: int = SEEDS,
     workers: int | None = None,
     fit: Fit = "train",
     again: str | None = None,

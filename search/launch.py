@@ -126,8 +126,12 @@ def resume(
     config = load(found.path / SETTINGS, changes)
     if changed := settings_differences(meaning(found.config()), meaning(config)):
         raise Mistake(
-            *(f"--set: {difference}; a continued search may not change it." for difference in changed),
-            f"--set: a resume may change {', '.join(sorted(MAY_CHANGE))}.",
+            *(
+                f"--set: {difference}; a continued search may not change it. Leave it out, or "
+                "search under another name."
+                for difference in changed
+            ),
+            f"--set: a resume may change {', '.join(sorted(MAY_CHANGE))}; use medtune extend for a wider space.",
         )
     console = console or Console.silent()
     _check(config.resources, address)

@@ -6,7 +6,8 @@ import os
 import pwd
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from search.trial_text import state_counts, value_interval
 from spaces.mistakes import Mistake
 
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+UNREADABLE = "can't be read"
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,38 @@ def listing(storage: Path) -> list[Listed]:
     """
     if not storage.is_dir():
         raise Mistake(f"ls: {storage}: no such folder; give the storage of some searches, or set MEDTUNE_STORAGE.")
-    folders = [p for p in storage.iterdir() if not p.name.startswith(".") and (p / SETTINGS).is_file()]
-    return sorted((_listed(folder) for folder in folders if (folder / DATA).is_dir()), key=lambda one: -one.changed)
+    folders = [path for path in storage.iterdir() if not path.name.startswith(".")]
+    found = [one for one in map(_looked_at, folders) if one is not None]
+    return sorted(found, key=lambda one: -one.changed)
+
+
+def _looked_at(folder: Path) -> Listed | None:
+    """A search as it is listed; None for what is no search. A folder that may not be entered may hold one."""
+    try:
+        if not _is_there(folder / SETTINGS):
+            return None
+        one = _listed(folder)
+        if one.trouble or _is_there(folder / DATA):
+            return one
+        why = f"it has {SETTINGS}, but no folder {DATA}: it was never started, or that was deleted; start or restore it"
+        return replace(one, state=UNREADABLE, trouble=why)
+    except FileNotFoundError:
+        return None  # it has gone meanwhile
+    except OSError as error:  # others are to be listed all the same
+        owner, changed = "", 0.0
+        with suppress(OSError):
+            owner, changed = _user(folder.lstat().st_uid), folder.lstat().st_mtime
+        todo = "; ask its owner for the right to read it" if isinstance(error, PermissionError) else ""
+        return Listed(folder.name, UNREADABLE, owner, 0, changed, trouble=f"{error.filename}: {error.strerror}{todo}")
+
+
+def _is_there(path: Path) -> bool:
+    """As `Path.exists`, which may raise an error or not where nobody can know, by Python's version. This raises one."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _listed(folder: Path) -> Listed:
@@ -70,7 +102,7 @@ def _listed(folder: Path) -> Listed:
         config, study = found.config(), found.study()
     except Exception as error:  # a database that is away, a damaged file: others are to be listed all the same
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        return Listed(folder.name, "can't be read", owner, size, changed, trouble=reason)
+        return Listed(folder.name, UNREADABLE, owner, size, changed, trouble=reason)
     ended = sum(trial.state.terminal for trial in study.trials)
     over = ended == len(study.trials) >= config.budget.trials
     winner = best(study.trials, study.identity["direction"])
@@ -98,18 +130,21 @@ def usage(folder: Path) -> tuple[int, float]:
         for name in files:
             try:
                 status = os.lstat(Path(root) / name)
-            except FileNotFoundError:
-                continue  # of a running search
+            except (FileNotFoundError, PermissionError):
+                continue  # of a running search, or not for this user to see
             size, newest = size + status.st_blocks * 512, max(newest, status.st_mtime)
     return size, newest
 
 
 def _owner(folder: Path) -> str:
-    user = folder.stat().st_uid
+    return _user(folder.stat().st_uid)
+
+
+def _user(number: int) -> str:
     try:
-        return pwd.getpwuid(user).pw_name
+        return pwd.getpwuid(number).pw_name
     except KeyError:
-        return str(user)
+        return str(number)
 
 
 def readable(size: float) -> str:
@@ -132,7 +167,7 @@ def lines(found: Sequence[Listed], width: int, now: float | None = None) -> Iter
         Column[Listed]("metric", lambda one: one.metric, 6),
         Column[Listed]("owner", lambda one: one.owner, 1),
         Column[Listed]("on disk", lambda one: readable(one.size), 3, right=True),
-        Column[Listed]("last change", lambda one: _ago((now or time.time()) - one.changed), 4),
+        Column[Listed]("last change", lambda one: _ago((now or time.time()) - one.changed) if one.changed else "", 4),
         Column[Listed]("tags", lambda one: ", ".join(one.tags), 2),
     ]
     yield fitting(columns, found, width)

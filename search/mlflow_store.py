@@ -12,6 +12,7 @@ from filelock import FileLock
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
+SQLITE = "sqlite:///"
 EXPERIMENT = "medtune"
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # opens on training runs, not on traces
 MLFLOW_SETTINGS = {
@@ -27,8 +28,8 @@ def connect(uri: str) -> MlflowClient:
     os.environ.update(MLFLOW_SETTINGS)
     from mlflow.tracking import MlflowClient
 
-    if uri.startswith("sqlite:///"):
-        _make_store(Path(uri.removeprefix("sqlite:///")).absolute())
+    if uri.startswith(SQLITE):
+        _make_store(Path(uri.removeprefix(SQLITE)).absolute())
     return MlflowClient(tracking_uri=uri)
 
 
@@ -52,7 +53,7 @@ def experiment_of(client: MlflowClient, uri: str) -> str:
 
     found = client.get_experiment_by_name(EXPERIMENT)
     if found is None:
-        place = artifacts(uri).as_uri() if uri.startswith("sqlite:///") else None
+        place = artifacts(uri).as_uri() if uri.startswith(SQLITE) else None
         try:
             return client.create_experiment(EXPERIMENT, artifact_location=place, tags=EXPERIMENT_TAGS)
         except MlflowException:
@@ -65,5 +66,7 @@ def experiment_of(client: MlflowClient, uri: str) -> str:
 
 
 def artifacts(uri: str) -> Path:
-    """Folder of artifacts beside a SQLite store."""
-    return Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts"
+    """Folder of artifacts beside a SQLite store. Raises ValueError of another URI: a server has its own place."""
+    if not uri.startswith(SQLITE):
+        raise ValueError("no SQLite store")
+    return Path(uri.removeprefix(SQLITE)).absolute().parent / "mlartifacts"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from spaces.mistakes import Mistake
+
+HEAD = 1 << 16  # bytes of a file that tell its kind
 
 
 def check_file(command: str, output: Path) -> None:
@@ -23,6 +27,28 @@ def check_file(command: str, output: Path) -> None:
         raise Mistake(f"{where}: there is no folder {output.parent}; make it first.")
     if reason := unwritable(output.absolute().parent):
         raise Mistake(f"{where}: can't be written ({reason}); name a file in another folder.")
+
+
+def refuse_replacing(command: str, output: Path, kind: str, mark: re.Pattern[str], inputs: Iterable[Path] = ()) -> None:
+    """That what may lie in a result's place is an earlier result of its kind: nothing else is replaced.
+
+    Args:
+        kind: as a sentence names it, such as `report of medtune`.
+        mark: found in the beginning of each of its kind.
+        inputs: what is going to be read.
+
+    Raises:
+        Mistake: it is something else, or one of the inputs.
+    """
+    if not output.is_file():
+        return
+    where = f"{command}: -o {output}"
+    if any(one.exists() and one.samefile(output) for one in inputs):
+        raise Mistake(f"{where}: is to be read, and would be replaced; name another file.")
+    with output.open("rb") as file:
+        head = file.read(HEAD).decode("utf-8", "replace")
+    if head.strip() and not mark.search(head):
+        raise Mistake(f"{where}: is there already, and no {kind}; name another file, or move that one away.")
 
 
 def check_folder(where: str, output: Path) -> None:

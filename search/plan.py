@@ -16,7 +16,7 @@ from search.images_found import beside
 from search.outputs import unwritable
 from search.study import database_has
 from search.suitable import check_direction, check_metric, check_sources, check_strategy, check_task
-from search.tracking import reachable
+from search.tracking import reachable, refuse_database
 from spaces.backbone import backbone
 from spaces.config import METRICS, DatasetConfig, Direction, ResourcesConfig, SearchConfig, parse_resolution
 from spaces.dimensions import Point, Space
@@ -152,8 +152,8 @@ def plan(
     if config.study and not going_on:
         record, name = config.study, config.name
         attempt(lambda: database_has(record, name))
-    if config.mlflow not in ("off", "local") and not going_on:
-        attempt(lambda: reachable(config.mlflow))
+    if config.mlflow not in ("off", "local"):
+        attempt(lambda: refuse_database(config.mlflow) if going_on else reachable(config.mlflow))
     storage_usable = not any(sentence.startswith("storage:") for sentence in problems)
     cache = config.cache_folder
     whole = attempt(lambda: read(config.dataset, cache, base)) if storage_usable else None

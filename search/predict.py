@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from search.outputs import check_file
+from search.outputs import check_file, refuse_replacing
 from spaces.mistakes import Mistake
 from trainables.data.contents import cpus
 from trainables.data.images import SUFFIXES
@@ -25,6 +26,7 @@ from trainables.predictor import Predictor, is_model_folder, load_predictor
 
 TABLE, FOLDER = ".csv", "folder"
 TAKEN = ("images", "predicted")  # columns of the output
+EARLIER = re.compile(r'\A[^\n]*\bpredicted,"?p_')
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,11 @@ def predict(
         The number of rows, and what predicted them.
 
     Raises:
-        Mistake: no model, no images, or images that can't be used, all of them together.
+        Mistake: no model, no images, or images that can't be used, all of them together; something else than earlier
+            predictions in the output's place.
     """
     check_file("predict", output)
+    refuse_replacing("predict", output, "table of predictions", EARLIER, sources)
     if per in TAKEN:
         raise Mistake(f'predict: --per {per}: "{per}" is what another column of the output is called; rename that one.')
     predictor = load_predictor(models)
@@ -109,6 +113,8 @@ def describe(predictor: Predictor) -> str:
 def _images(sources: Sequence[Path], per: str | None, column: str, root: Path | None) -> list[Image]:
     found: list[Image] = []
     problems = Problems("predict")
+    if root is not None and not root.is_dir():
+        raise Mistake(f"predict: --root {root}: no such folder; give the one that paths in tables are relative to.")
     for source in sources:
         if source.suffix.lower() == TABLE and source.is_file():
             found += _listed(source, per, column, root, problems)
@@ -140,14 +146,14 @@ def _listed(table: Path, per: str | None, column: str, root: Path | None, proble
     read = try_table(table.parent, table.name, needed, problems)
     if len(problems) > before:
         return []
-    within, found = Root(home), []
+    within, found = Root(home, str(home) if home != Path() else str(Path.cwd())), []
     units = read.columns[per] if per in read.columns else [""] * len(read.rows)
     for (row, cell), unit in zip(read.cells(column), units, strict=True):
         where = f"{read.name} row {row}"
         if not cell:
             problems.add("empty paths", f"{where}: {column} is empty, expected an image's path.")
         elif reason := within.problem(cell):
-            problems.add("images that can't be used", f'{where}: "{cell}" {reason} (--root names another one).')
+            problems.add("images that can't be used", f'{where}: "{cell}" {reason} (--root names another folder).')
         elif per is not None and per != FOLDER and not unit:
             problems.add("empty units", f"{where}: {per} is empty, expected what the image belongs to.")
         found.append(Image(home / cell, cell, unit or str(Path(cell).parent)))

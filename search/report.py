@@ -34,7 +34,7 @@ from search.interval_text import unreliable
 from search.leaderboard import Leader, leaderboard, told_apart
 from search.ledger import Ledger, SealedTest, Standing
 from search.optimism import corrections
-from search.outputs import check_file
+from search.outputs import check_file, refuse_replacing
 from search.record import State, Trial, best
 from search.repeat import commands
 from search.results_table import results_table
@@ -61,6 +61,8 @@ from trainables.selection import Corrected
 
 TEMPLATES = {".html": "report.html.j2", ".htm": "report.html.j2", ".md": "report.md.j2"}
 TABLE = ".csv"
+EARLIER = re.compile(r"<title>medtune: |^Made .* by medtune |\Akind,search,", re.MULTILINE)
+"""In the beginning of every report, of any kind."""
 SPELT = {"auroc": "AUROC", "f1": "F1", "brier": "Brier score", "ece": "calibration error"}
 WITHHELD = "withheld"
 IMAGE = 'src="data:image/'  # what a thumbnail begins with in the page
@@ -181,20 +183,22 @@ def report(searches: Sequence[SearchFolder], output: Path, images: bool = False)
         The file.
 
     Raises:
-        Mistake: no place to write, or a search or a final that can't be read.
+        Mistake: no place to write, something else than a report in that place, or a search or a final that can't be
+            read.
     """
     check_file("report", output)
     kind = output.suffix.lower()
     if images and kind not in (".html", ".htm"):
         raise Mistake(f"report: --images: thumbnails stand in an .html file alone, found -o {output}; leave one out.")
-    if kind == TABLE:
-        write_text(output.absolute(), results_table(searches))
-        return output
-    if kind not in TEMPLATES:
+    if kind not in (TABLE, *TEMPLATES):
         raise Mistake(
             f"report: -o {output}: its suffix says what is written; expected .html, .md or .csv, found "
             f'"{output.suffix}".'
         )
+    refuse_replacing("report", output, "report of medtune", EARLIER)
+    if kind == TABLE:
+        write_text(output.absolute(), results_table(searches))
+        return output
     pages = [_page(found, drawn=kind != ".md", images=images) for found in searches]
     environment = Environment(
         loader=PackageLoader("search"),

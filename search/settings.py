@@ -9,6 +9,7 @@ from typing import Any
 from spaces.config import SearchConfig
 from spaces.mistakes import Mistake
 from spaces.strict import parse_yaml, read_yaml
+from spaces.words import written
 
 
 def load(path: Path, changes: Sequence[str] = ()) -> SearchConfig:
@@ -33,9 +34,14 @@ def _apply(data: dict[str, Any], change: str) -> tuple[str, str]:
     *parents, last = key.split(".")
     own = 0  # of the key's parts, those down to the first that the file didn't have
     for depth, parent in enumerate(parents, 1):
-        own = own or (depth if parent not in data else 0)
-        data = data.setdefault(parent, {})
+        if data.get(parent) is None:  # an empty "space:" too
+            own, data[parent] = own or depth, {}
+        data = data[parent]
         if not isinstance(data, dict):
-            raise Mistake(f'--set {change}: "{parent}" holds a value, not further keys.')
+            above = ".".join(parents[:depth])
+            raise Mistake(
+                f'--set {change}: expected "{above}" to hold keys, found {written(data)}; correct the key, or give all '
+                f"of it by --set {above}=..."
+            )
     data[last] = parse_yaml(text, f"--set {key}")
     return ".".join(key.split(".")[: own or None]), f"--set {key}"

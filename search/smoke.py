@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,8 +62,9 @@ def smoke(config: SearchConfig, base: Path, *, address: str | None, console: Con
         console.print(*lines, f"The smoke test passed in {time.monotonic() - started:.0f} s; nothing of it is kept.")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        for empty in made:
-            empty.rmdir()
+        with suppress(OSError):  # something else came into it meanwhile; what went wrong before is to be told
+            for empty in made:
+                empty.rmdir()
 
 
 def _small(whole: Plan, folder: Path) -> Plan:

@@ -6,7 +6,6 @@ import fcntl
 import http.client
 import logging
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -32,7 +31,7 @@ from spaces.strict import read_yaml
 log = logging.getLogger(__name__)
 
 POLL, LONGEST_WAIT = 2.0, 30.0  # seconds
-PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+DATABASES = {"postgresql", "mysql", "mssql"}  # besides SQLite, those that MLflow can keep runs in
 
 
 def search_facts(folder: Path) -> SearchFacts:
@@ -60,14 +59,30 @@ def tracking_uri(folder: Path, setting: str) -> str:
     """Where the search in `folder` is mirrored, by its setting `mlflow`.
 
     Raises:
-        Mistake: nowhere.
+        Mistake: nowhere, or in a database without a server before it.
     """
     if setting == "off":
         raise Mistake(
             f'mlflow is off for the search "{folder.name}"; '
             'write "mlflow: local", or the address of a server, into its search.yaml first.'
         )
+    refuse_database(setting)
     return local_uri(folder.parent) if setting == "local" else setting
+
+
+def refuse_database(uri: str) -> None:
+    """MLflow's client would write runs into a database, and their files, which have no place there, into the folder
+    that a command happens to be run in.
+
+    Raises:
+        Mistake: the URI is of a database that several machines may use.
+    """
+    if urllib.parse.urlsplit(uri).scheme.split("+")[0] in DATABASES:
+        raise Mistake(
+            f'mlflow: "{public_uri(uri)}" is a database, in which MLflow keeps no files (models, figures); start '
+            "mlflow server with it as --backend-store-uri and a folder as --artifacts-destination (docs/cluster.md), "
+            "and give that server's address."
+        )
 
 
 def reachable(uri: str, seconds: float = 5) -> None:
@@ -79,35 +94,30 @@ def reachable(uri: str, seconds: float = 5) -> None:
     Raises:
         Mistake: nothing does.
     """
+    refuse_database(uri)
     parts = urllib.parse.urlsplit(uri)
-    scheme = parts.scheme.split("+")[0]
-    if scheme in ("", "file"):
+    if parts.scheme in ("", "file"):
         raise Mistake(
             f'mlflow: "{public_uri(uri)}" is a folder, which MLflow no longer writes to; '
             'use "local", or the address of a server.'
         )
-    if parts.hostname is None or scheme not in PORTS:
+    if parts.hostname is None or parts.scheme not in ("http", "https"):
         return  # a file, or a service whose address only MLflow's own plugins know
-    problems: list[str] = [f"no answer within {seconds:g} s"]
-    thread = threading.Thread(target=lambda: problems.append(_ask(uri, seconds)), daemon=True)
+    answers: list[str] = [f"no answer within {seconds:g} s"]
+    thread = threading.Thread(target=lambda: answers.append(_ask(uri, seconds)), daemon=True)
     thread.start()
     thread.join(seconds)
-    if problems[-1]:
+    if answers[-1]:
         raise Mistake(
-            f"mlflow: nothing can be sent to {public_uri(uri)} ({problems[-1]}); start the server or correct the "
+            f"mlflow: nothing can be sent to {public_uri(uri)} ({answers[-1]}); start the server or correct the "
             'address, or set "mlflow: off" and sync later: put the address into search.yaml, then "medtune sync".'
         )
 
 
 def _ask(uri: str, seconds: float) -> str:
     """What is wrong, or the empty string. A refusal is an answer too: MLflow's client has credentials of its own."""
-    parts = urllib.parse.urlsplit(uri)
-    scheme = parts.scheme.split("+")[0]
     try:
-        if scheme in ("http", "https"):
-            with urllib.request.urlopen(f"{public_uri(uri).rstrip('/')}/health", timeout=seconds):
-                return ""
-        with socket.create_connection((str(parts.hostname), parts.port or PORTS[scheme]), timeout=seconds):
+        with urllib.request.urlopen(f"{public_uri(uri).rstrip('/')}/health", timeout=seconds):
             return ""
     except urllib.error.HTTPError as error:
         return f"it answers {error.code}" if error.code >= 500 else ""

@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from search.disclosure import public_uri
-from search.mlflow_store import MLFLOW_SETTINGS, artifacts
+from search.mlflow_store import MLFLOW_SETTINGS, SQLITE, artifacts
 from search.tracking import reachable, settings, tracking_uri
 from spaces.mistakes import Mistake
 
@@ -34,11 +34,11 @@ def serve(folder: Path, port: int | None = None) -> None:
         Mistake: MLflow is off, nothing was mirrored yet, the port is taken, or the server doesn't start.
     """
     uri = tracking_uri(folder, settings(folder).mlflow)
-    if uri.startswith(("http://", "https://")):
+    if not uri.startswith(SQLITE):
         reachable(uri)
         print(f"{public_uri(uri)} has the search: open it in a browser.", flush=True)
         return
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+    if not Path(uri.removeprefix(SQLITE)).exists():
         raise Mistake(f'nothing of "{folder.name}" is in MLflow yet; run "medtune sync {folder}" first.')
     port = free_port(port)
     with _writable(uri) as store, tempfile.TemporaryFile() as said:
@@ -62,10 +62,10 @@ def serve(folder: Path, port: int | None = None) -> None:
 
 @contextmanager
 def _writable(uri: str) -> Iterator[str]:
-    """The address of a store that MLflow's server may write to, which it does when it starts: for a person who may only
-    read a storage, a copy of its database, which goes again."""
-    path = Path(uri.removeprefix("sqlite:///"))
-    if not uri.startswith("sqlite:///") or (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
+    """The address of a SQLite store that MLflow's server may write to, which it does when it starts: for a person who
+    may only read a storage, a copy of its database, which goes again."""
+    path = Path(uri.removeprefix(SQLITE))
+    if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
         yield uri
         return
     with tempfile.TemporaryDirectory(prefix="medtune-ui-") as folder:

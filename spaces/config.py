@@ -235,7 +235,7 @@ class SearchConfig(Strict):
     """GiB that activations of frozen blocks may take in the cache of a machine, 0 for none; `auto`: 40% of what is free
     there."""
     mlflow: str = "local"
-    """`local` (SQLite beside the searches), `off`, or a tracking URI."""
+    """`local` (SQLite beside the searches), `off`, or the address of a server."""
     tags: tuple[str, ...] = ()
     """Words that `medtune ls` shows with the search."""
     seed: int = Field(default=0, ge=0, lt=2**31)

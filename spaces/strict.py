@@ -35,6 +35,7 @@ IN_WORDS = {
 }
 """What YAML's readers call these kinds of mistakes, for those that pydantic names as a Python programmer would."""
 MAX_YAML_DEPTH = 20  # the parser's time grows with the square of it, and Python's stack ends
+NO_KEYS = " No keys are known there; leave it out."
 
 
 class Strict(BaseModel):
@@ -166,7 +167,7 @@ def _sentence(cls: type[BaseModel], error: dict[str, Any], where: str) -> str:
         parent = ".".join(location[:-1])
         known = _fields_at(cls, location[:-1])
         inside = f' in "{parent}"' if parent else ""
-        return f'{where}: unknown key "{location[-1]}"{inside}.{nearest(location[-1], known)}'
+        return f'{where}: unknown key "{location[-1]}"{inside}.{nearest(location[-1], known) or NO_KEYS}'
     key = ".".join(location)
     if kind == "missing":
         return f'{where}: "{key}" is missing; it has no default.'

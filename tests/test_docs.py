@@ -1,24 +1,21 @@
 """What README and docs say can be typed: every command is one that the command line takes, every file that is named is
 there, every setting that is shown is one."""
 
-import argparse
 import re
 import shlex
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from search.cli import parser
 from search.folder import to_yaml
 from search.settings import load
 from spaces.mistakes import Mistake
 from spaces.strict import parse_yaml
+from tests.command_lines import PROGRAM, UNCHECKED, check
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-PLACEHOLDERS = {"NUMBER": "7", "N": "5", "K": "3"}
 SETTINGS = "name: a\ndataset: {reader: folder, root: x}\nbackbones: [dinov2_base, mae_base]\n"
 
 
@@ -42,58 +39,80 @@ FOUND = [
     (page.relative_to(ROOT).as_posix(), line)
     for page in PAGES
     for line in commands(page)
-    if re.match(r"(medtune|make|python -m|\.venv/bin/python|pytest) ", line)
+    if (program := PROGRAM.match(f"{line} ")) and program[1] not in UNCHECKED and " " in line
 ]
+OTHERS = (
+    ("README.md", r"--set ", "options for any of the commands above it; test_options_by_themselves parses them"),
+    ("docs/getting_started.md", r"path,label,patient|scans/", "a table of images"),
+    ("docs/cluster.md", r"medtune: |FROM |COPY |RUN ", "what medtune prints; a file for an image"),
+    ("docs/mlflow.md", r"(tags|metrics)\.", "filters, which tests/test_pages_typed.py gives to MLflow"),
+)
+"""Lines of blocks that are no commands: page, what they begin with, and what they are."""
 
 
 @pytest.mark.parametrize(("page", "line"), [pytest.param(*found, id=f"{found[0]}: {found[1]}") for found in FOUND])
 def test_a_command_can_be_typed(page: str, line: str) -> None:
-    for command in shlex.join(shlex.split(line.split("    (")[0], comments=True)).split(" '&&' "):
-        can_be_typed(shlex.split(command))
-
-
-def can_be_typed(words: list[str]) -> None:
-    while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
-        del words[0]
-    if words[0] == "medtune":
-        takes([PLACEHOLDERS.get(word, word) for word in words[1:]])
-    elif words[0] == "make":
-        targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-        asked = {word for word in words[1:] if "=" not in word}
-        assert asked <= targets, f"Makefile has no {asked - targets}"
-    elif words[:2] == ["python", "-m"]:
-        assert find_spec(words[2]), f"there is no module {words[2]}"
-    for word in words[1:]:
-        if word.startswith(("tests/", "benchmarks/", "examples/")):
-            assert (ROOT / word.partition("::")[0]).exists(), f"there is no {word}"
-
-
-def takes(words: list[str]) -> None:
-    """Whether the command line takes these words; within a sentence a command may stand without what it works on."""
-    if words == ["--help"]:
-        return
-    top = parser()
-    [chosen] = [a for a in top._actions if isinstance(a, argparse._SubParsersAction)]
-    assert words[0] in chosen.choices, f"there is no command {words[0]}"
-    sub = chosen.choices[words[0]]
-    known = {option for action in sub._actions for option in action.option_strings}
-    assert {word for word in words if re.match(r"--?\w", word)} <= known, "unknown options"
-    needed = [a for a in sub._actions if not a.option_strings or a.required]
-    positional = [word for word in words[1:] if not word.startswith("-")]
-    if len(positional) >= len([a for a in needed if not a.option_strings]):
-        options = top.parse_args(words)
-        for change in getattr(options, "changes", []):
-            check_change(change)
+    check(line)
+    words = shlex.split(line, comments=True)
+    for option, value in zip(words, words[1:], strict=False):
+        if option == "--set":
+            check_change(value)
 
 
 def check_change(change: str) -> None:
     """A setting that --set names is one."""
-    path = ROOT / "examples" / "folder.yaml"
-    changed = change.replace("FOLDER", "x")
     try:
-        load(path, [changed])
+        load(ROOT / "examples" / "folder.yaml", [change.replace("FOLDER", "x")])
     except Mistake as mistake:
         pytest.fail(str(mistake))
+
+
+def test_options_by_themselves() -> None:
+    found = [line for page in PAGES for line in commands(page) if line.startswith("--set ") and "..." not in line]
+    assert found
+    for line in found:
+        check(f"medtune search search.yaml {line}")
+        for change in shlex.split(line)[1::2]:
+            check_change(change)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_line_of_a_block_is_known(page: Path) -> None:
+    """A program that nobody looks after is seen."""
+    name = page.relative_to(ROOT).as_posix()
+    for block in blocks(page.read_text(encoding="utf-8"), "", "sh", "bash", "console"):
+        for line in block.replace("\\\n", " ").splitlines():
+            typed = line.strip().removeprefix("$ ")
+            other = any(name == of and re.match(begins, typed) for of, begins, _ in OTHERS)
+            assert not typed or other or PROGRAM.match(f"{typed} "), f"{name}: {typed}"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "medtune serch search.yaml",
+        "medtune search search.yaml --dryrun 5",
+        "medtune search search.yaml --dry-run many",
+        "make tests",
+        "pytest tests/test_nowhere.py",
+        "python -m benchmarks.nowhere",
+        "python -m benchmarks.backbones --vmambas",
+        "python -m benchmarks.backbones --only time",
+        "python -m benchmarks.search --repeats few",
+        "python -m search.clii",
+        "mlflow servers",
+        "mlflow server --backend-store postgresql:///mlflow",
+        "mlflow models serve -m",
+        "ray upp cluster.yaml",
+        "ray start --heads",
+        "ray job submit --address http://127.0.0.1:8265 -- medtune serch a.yaml",
+        "optuna-dashboard study.journal --ports 1",
+        "make env && nowhere",
+    ],
+)
+def test_what_nobody_takes_is_found(line: str) -> None:
+    with pytest.raises((AssertionError, SystemExit)):
+        check(line)
 
 
 def test_there_are_as_many_as_seen() -> None:

@@ -29,7 +29,7 @@ def block(containing: str) -> Any:
 @pytest.fixture
 def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The docs' reader in a folder of the import path; gives its file."""
-    [source] = BLOCKS["python"]
+    source, _ = BLOCKS["python"]
     file = tmp_path / source.splitlines()[0].removeprefix("# ")
     file.parent.mkdir()
     file.write_text(source)
@@ -62,8 +62,9 @@ def test_a_reader_of_ones_own(reader: Path, images: Path, tmp_path: Path) -> Non
     again = prepare(config, tmp_path / "cache", tmp_path)
     assert again.digests == prepared.digests
     tasks = (Path(__file__).parents[1] / "docs" / "tasks.md").read_text(encoding="utf-8")
-    assert "takes some twenty lines of Python" in tasks
-    assert 18 <= len([line for line in reader.read_text().splitlines() if line.strip()]) <= 24, "all, imports included"
+    assert "takes fifteen lines of Python" in tasks
+    assert len([line for line in reader.read_text().splitlines() if line.strip()]) <= 15, "all, imports included"
+    assert max(map(len, BLOCKS["python"][0].splitlines())) <= 120
 
 
 @pytest.mark.parametrize(
@@ -72,7 +73,7 @@ def test_a_reader_of_ones_own(reader: Path, images: Path, tmp_path: Path) -> Non
         ("my_readers.skin:readr", 'has no "readr". Did you mean "reader"?'),
         ("my_readers.skn:reader", "there is no module my_readers.skn; install it, or name its folder in PYTHONPATH"),
         ("nowhere:reader", "there is no module nowhere"),
-        ("my_readers.skin:Options", "expected a trainables.data.readers.Reader, found"),
+        ("my_readers.skin:Strict", "expected a trainables.data.readers.Reader, found"),
         ("my_readers/skin.py:reader", "expected package.module:name"),
         ("my_readers.broken:reader", "can't be imported (ZeroDivisionError: division by zero)"),
         ("my_readers.lacking:reader", "imports a_package_that_is_nowhere, which isn't installed"),
@@ -82,7 +83,7 @@ def test_a_reader_of_ones_own(reader: Path, images: Path, tmp_path: Path) -> Non
 def test_mistakes_with_ones_own_reader(reader: Path, images: Path, tmp_path: Path, name: str, said: str) -> None:
     (reader.parent / "broken.py").write_text("1 / 0\n")
     (reader.parent / "lacking.py").write_text("import a_package_that_is_nowhere\n")
-    wrong = reader.read_text().replace("classes=classes,", 'classes=classes, official=np.full(len(paths), "learn"),')
+    wrong = reader.read_text().replace("labels=labels,", 'labels=labels, official=np.full(len(paths), "learn"),')
     (reader.parent / "wrong.py").write_text(wrong)
     with pytest.raises(Mistake) as mistake:
         read(DatasetConfig(reader=name, root="data"), tmp_path / "cache", tmp_path)
@@ -90,9 +91,24 @@ def test_mistakes_with_ones_own_reader(reader: Path, images: Path, tmp_path: Pat
 
 
 def test_options_of_ones_own_reader_are_strict(reader: Path, images: Path, tmp_path: Path) -> None:
-    config = DatasetConfig(reader="my_readers.skin:reader", root="data", options={"sufix": ".png"})
-    with pytest.raises(Mistake, match='unknown key "sufix". Did you mean "suffix"?'):
+    config = DatasetConfig(reader="my_readers.skin:reader", root="data", options={"suffix": ".png"})
+    with pytest.raises(Mistake, match='unknown key "suffix". No keys are known there; leave it out.'):
         read(config, tmp_path / "cache", tmp_path)
+
+
+def test_a_reader_with_options(reader: Path, images: Path, tmp_path: Path) -> None:
+    """The docs' second block in place of the first one's last line."""
+    source, options = BLOCKS["python"]
+    assert source.splitlines()[-1] == "reader = Reader(Strict, read)" and '"*.png"' in source
+    with_options = source.replace("reader = Reader(Strict, read)", options).replace('"*.png"', 'f"*{options.suffix}"')
+    reader.write_text(with_options)
+    one = next(images.iterdir())
+    one.rename(one.with_suffix(".bmp"))
+    for suffix, found in ((".png", 39), (".bmp", 1)):
+        config = DatasetConfig(reader="my_readers.skin:reader", root="data", options={"suffix": suffix})
+        assert len(read(config, tmp_path / "cache", tmp_path)) == found
+    with pytest.raises(Mistake, match='unknown key "sufix". Did you mean "suffix"?'):
+        read(config.model_copy(update={"options": {"sufix": ".png"}}), tmp_path / "cache", tmp_path)
 
 
 def test_a_table_in_one_line(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""The commands of four pages of docs, typed as they stand there, on handwritten digits.
+"""The commands of docs, typed as they stand there, on handwritten digits: all of four pages, and of others what can be
+typed without hours, accounts or other machines. What isn't typed is listed with the reason.
 
     python -m pytest -m slow -s tests/test_pages_typed.py
 
@@ -10,26 +11,31 @@ import csv
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from search.folder import find
+from search.folder import SETTINGS, find, to_yaml
 from search.mlflow_store import EXPERIMENT, connect
 from search.sampler import Sampler
 from search.study import JOURNAL, Study, only_writer, open_storage
 from search.tracking import local_uri
 from spaces.library import assemble
+from spaces.strict import parse_yaml
+from tests.command_lines import PROGRAM
 from tests.faults.test_input_images import dicom
 from tests.search.conftest import status, write_digits
-from tests.search.finals import search_of
-from tests.test_docs import ROOT, blocks
+from tests.search.finals import final_of, search_of
+from tests.search.test_external import CHANGES, digits_in
+from tests.test_docs import PAGES as ALL_PAGES
+from tests.test_docs import blocks
 from tests.test_walkthrough import Desk, lines, stop, table_of_digits
 
 PAGES = ("getting_started", "living_with_it", "mlflow", "models")
-COMMAND = re.compile(r"([A-Z_]+=\S+ )?(medtune|make|mlflow|curl|export|source|pytest|python -m) \S")
 ONLY_PARSED = {
     "make env": "the environment that runs this is it",
     "source .venv/bin/activate": "as above",
+    "git clone": "what is typed in is a clone",
     "make demo": "tests/search/test_demo.py runs it",
     "python -m pytest -m slow -s tests/test_walkthrough.py": "a test of its own",
     "PICTURES=docs/pictures pytest -m slow tests/search/test_pages.py": "a test of its own, which needs a browser",
@@ -38,6 +44,83 @@ ONLY_PARSED = {
     "medtune predict": "as above",
 }
 """Commands on these pages that aren't typed here, and why. tests/test_docs.py parses them like all others."""
+ELSEWHERE = {
+    "README": "tests/test_walkthrough.py types its own images; the four datasets and the cluster aren't here",
+    "tasks": "tests/test_walkthrough.py types all of it",
+    "cluster": "several machines; tests/cluster, tests/test_cluster.py and tests/test_slurm.py run what one can",
+}
+"""Pages that are typed by other tests, or can't be."""
+NAMED = "named within a sentence, without what it works on"
+FIGURES = "a benchmark: minutes to hours; tests/test_bench*.py run parts of it"
+TESTS = "these tests"
+LIKE = "typed on one of the four pages, with other names or numbers"
+FOUR = "asks for four trials at once, for which a machine may be too small"
+TYPED_TOO = {
+    "datasets": {"medtune final --evaluate other.yaml runs/NAME/final/model-*"},
+    "results": {"medtune final --evaluate DATASET.yaml MODEL_DIR"},
+    "record": {"medtune sync NAME", "medtune ui NAME"},
+}
+"""Commands of other pages that are typed here."""
+NOT_TYPED: dict[str, dict[str, str]] = {
+    "CHANGELOG": {"export --bundle": LIKE, "make test-faults": TESTS},
+    "CONTRIBUTING": {
+        "make env": "the environment that runs this is it",
+        "make lint": "run for every change, by .ci/run",
+        "make test": TESTS,
+        "make test-faults": TESTS,
+        "make lock": "asks the package registry",
+    },
+    "architecture": {"medtune check": NAMED, "medtune sync --follow": NAMED},
+    "augmentation": {"python -m benchmarks.policies": "tests/test_policy_pictures.py runs it"},
+    "backbones": {"medtune check": NAMED},
+    "benchmarks": {
+        "make bench-backbones": FIGURES,
+        "make bench-overhead": FIGURES,
+        "make bench-rows": FIGURES,
+        "make bench-search": FIGURES,
+        "make bench-statistics": FIGURES,
+        "medtune check": NAMED,
+        "pytest tests/trainables/test_selection.py": TESTS,
+        "python -m benchmarks.backbones": FIGURES,
+        "python -m benchmarks.backbones --size base --backbones vmamba_t --only speed --batch 1 --repeats 3 "
+        "--seconds 0": FIGURES,
+        "python -m benchmarks.backbones --size base --only memory": FIGURES,
+        "python -m benchmarks.backbones --variants --seconds .3 --repeats 5": FIGURES,
+        "python -m benchmarks.backbones --vmamba": FIGURES,
+        "python -m benchmarks.rows": FIGURES,
+        "python -m benchmarks.sampler --repeats 60": FIGURES,
+        "python -m benchmarks.search": FIGURES,
+        "python -m benchmarks.search --regime head-one-view last-1 control --repeats 1": FIGURES,
+        "python -m benchmarks.search.inside": FIGURES,
+        "python -m benchmarks.statistics": FIGURES,
+    },
+    "datasets": {"make bench-rows": FIGURES, "medtune check": NAMED},
+    "extending": {},
+    "paper": {"medtune check": NAMED},
+    "record": {
+        "medtune final": NAMED,
+        "medtune resume": NAMED,
+        "medtune resume NAME --set budget.trials=100": LIKE,
+        "optuna-dashboard runs/NAME/study.journal": "tests/search/test_dashboard.py opens it, at a free port",
+    },
+    "reliability": {
+        "make test": TESTS,
+        "make test-faults": TESTS,
+        "medtune resume NAME": LIKE,
+        "medtune resume NAME --set budget.trials=100 --set budget.hours=12 --set resources.concurrent=4": FOUR,
+        "medtune sync": NAMED,
+        "medtune sync NAME": LIKE,
+    },
+    "results": {"make bench-statistics": FIGURES, "medtune final": NAMED},
+    "scaling": {
+        "make bench-driver": FIGURES,
+        "medtune prune": NAMED,
+        "python -m benchmarks.driver --study URL": FIGURES,
+    },
+    "spaces": {"export --per backbone": LIKE, "medtune check": NAMED, "python -m benchmarks.sampler": FIGURES},
+    "speed": {"medtune check": NAMED, "python -m benchmarks.backbones --variants": FIGURES},
+}
+"""By page: commands that aren't typed, and why. tests/test_docs.py parses those of programs that it knows."""
 EXCHANGED = {
     "[dinov2_base, mae_base]": "[dinov2_tiny, mae_tiny]\nweights: random\n"
     "space: {batch_size: 32, trained_blocks: 0, head: linear}",
@@ -48,7 +131,8 @@ UNFINISHED = 7  # the trial that living_with_it.md cancels
 
 
 def text_of(page: str) -> str:
-    return (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    [file] = [path for path in ALL_PAGES if path.stem == page]
+    return file.read_text(encoding="utf-8")
 
 
 def commands_of(page: str) -> set[str]:
@@ -57,11 +141,21 @@ def commands_of(page: str) -> set[str]:
     found = [line for block in blocks(text, "") for line in lines(block)]
     prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
     found += [" ".join(words.split()) for words in re.findall(r"`([^`]+)`", prose)]
-    return {line for line in found if COMMAND.match(line)}
+    return {line for line in found if PROGRAM.match(line)}
 
 
 def test_what_is_only_parsed_is_there() -> None:
     assert set(ONLY_PARSED) <= set().union(*(commands_of(page) for page in PAGES))
+
+
+def test_every_page_has_its_place() -> None:
+    assert sorted([*PAGES, *ELSEWHERE, *NOT_TYPED]) == sorted(path.stem for path in ALL_PAGES)
+
+
+@pytest.mark.parametrize("page", NOT_TYPED)
+def test_what_is_not_typed_is_listed(page: str) -> None:
+    """A command that comes to a page is typed here, or listed with the reason; one that goes is listed no longer."""
+    assert commands_of(page) == set(NOT_TYPED[page]) | TYPED_TOO.get(page, set())
 
 
 class Typist:
@@ -85,7 +179,7 @@ class Typist:
     def part(self, page: str, heading: str) -> list[str]:
         """The commands of the blocks under a heading, without those that are only parsed."""
         [own] = [p for p in re.split(r"^#+ ", text_of(page), flags=re.MULTILINE) if p.startswith(heading)]
-        found = [line for block in blocks(own, "") for line in lines(block) if COMMAND.match(line)]
+        found = [line for block in blocks(own, "") for line in lines(block) if PROGRAM.match(line)]
         return [line for line in found if line not in ONLY_PARSED]
 
 
@@ -199,3 +293,49 @@ def serve_models(typist: Typist) -> None:
     [python] = blocks(text_of("models"), "python")
     (desk.folder / "ask.py").write_text(python)
     desk.type("python ask.py")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_commands_of_other_pages(tmp_path: Path) -> None:
+    """With a search whose record is made up, and a real final of one seed."""
+    typist = Typist(Desk(tmp_path))
+    digits_in(tmp_path)
+    (tmp_path / "other.yaml").write_text("reader: folder\nroot: others\n")
+    found = search_of(tmp_path, **CHANGES)
+    [model] = final_of(found, seeds=1).glob("model-*")
+    settings = found.path / SETTINGS
+    assert "mlflow: off\n" in settings.read_text()
+    settings.write_text(settings.read_text().replace("mlflow: off\n", "mlflow: local\n"))
+    [evaluate] = TYPED_TOO["datasets"]
+    assert "of the external set" in typist.type(evaluate, NAME="made")
+    [evaluate] = TYPED_TOO["results"]
+    instead = {"DATASET.yaml": "other.yaml", "MODEL_DIR": str(model.relative_to(tmp_path))}
+    assert "of the external set" in typist.type(evaluate, **instead)
+    for command in sorted(TYPED_TOO["record"]):
+        typist.type(command, NAME="made")
+    assert typist.typed == set().union(*TYPED_TOO.values())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("page", ["augmentation", "spaces"])
+def test_settings_of_a_page_give_configurations(page: str, tmp_path: Path) -> None:
+    """Each block of a space's or of a policy's keys, by `--dry-run` on digits."""
+    desk = Desk(tmp_path)
+    write_digits(tmp_path / "images", 150)
+    dataset = {"reader": "folder", "root": "images"}
+    settings = {"name": "a", "backbones": ["dinov2_tiny", "mae_tiny"], "weights": "random", "mlflow": "off"}
+    found = [data for block in blocks(text_of(page), "yaml") if (data := parse_yaml(block, page)) and typeable(data)]
+    assert found
+    for data in found:
+        merged = {**settings, "dataset": {**dataset, **data.get("dataset", {})}, "space": data.get("space", {})}
+        if not {"dataset", "space"} & set(data):
+            merged["space"] = data
+        (tmp_path / "search.yaml").write_text(to_yaml(merged))
+        assert "5 of 50 trials" in desk.type("medtune search search.yaml --dry-run 5")
+
+
+def typeable(data: dict[str, Any]) -> bool:
+    """Whether settings need no other images or weights than there are."""
+    return not {"backbones", "weights"} & set(data) and "reader" not in data.get("dataset", {})

@@ -144,17 +144,17 @@ def load_trained_state(model: Model, state: Mapping[str, Tensor]) -> None:
         Mistake: other names or shapes than the model's trained ones; the model is then unchanged.
     """
     has = trained_state(model)
-    problems = [f"{name} is missing" for name in has.keys() - state.keys()]
-    problems += [f"{name} has no place" for name in state.keys() - has.keys()]
-    problems += [
+    differences = [f"{name} is missing" for name in has.keys() - state.keys()]
+    differences += [f"{name} has no place" for name in state.keys() - has.keys()]
+    differences += [
         f"{name} is {list(state[name].shape)} instead of {list(has[name].shape)}"
         for name in has.keys() & state.keys()
         if has[name].shape != state[name].shape
     ]
-    if problems:
-        shown = "; ".join(sorted(problems)[:10])
+    if differences:
+        shown = "; ".join(sorted(differences)[:10])
         raise Mistake(
-            f"checkpoint: doesn't fit the configuration ({len(problems)} differences: {shown}); "
+            f"checkpoint: doesn't fit the configuration ({len(differences)} differences: {shown}); "
             "use the configuration that it was trained with."
         )
     with torch.no_grad():

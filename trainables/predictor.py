@@ -68,7 +68,8 @@ class Predictor:
                 found.append(self._of_decoded(decoded))
         if problems:
             left = len(problems) - SHOWN
-            raise Mistake(*problems[:SHOWN], *([f"... and {left} more images that can't be used."] if left > 0 else []))
+            more = [f"... and {left} more images that can't be used; take them out, too."] if left > 0 else []
+            raise Mistake(*problems[:SHOWN], *more)
         return np.concatenate(found) if found else np.empty((0, len(self.classes)), np.float32)
 
     def calibrated(self, probabilities: np.ndarray) -> np.ndarray | None:

@@ -2,10 +2,9 @@
 
 import errno
 import os
-import resource
-import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -45,15 +44,16 @@ def test_commands_and_options() -> None:
 
 
 def test_help_is_quick() -> None:
-    """Half a second of the processor, whatever else the machine does meanwhile."""
+    """Half a second as a person waits for it: the best of some runs, of which other tests hold up the rest."""
 
     def seconds() -> float:
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        started = time.perf_counter()
         subprocess.run([sys.executable, "-m", "search.cli", "--help"], check=True, capture_output=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        return time.perf_counter() - started
 
-    assert statistics.median(seconds() for _ in range(5)) < 0.5
+    waited = sorted(seconds() for _ in range(7))
+    print("medtune --help, seconds:", ", ".join(f"{one:.3f}" for one in waited))
+    assert waited[0] < 0.5
 
 
 def test_wrong_usage_exits_with_2() -> None:
@@ -98,3 +98,27 @@ def test_an_error_of_no_file_is_a_defect_and_shows_itself(monkeypatch: pytest.Mo
     monkeypatch.setattr(commands, "status", failing)
     with pytest.raises(ConnectionResetError):
         main(["status", "x"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["search", "no.yaml", "--dry-run", "3", "--address", "auto"],
+            "search: --dry-run starts nothing, on no cluster either; leave --address out.",
+        ),
+        (
+            ["final", "m", "--evaluate", "a.yaml", "--seeds", "5", "--workers", "2", "--fit", "train", "-o", "x"],
+            "final: --evaluate takes models as they are, and writes beside them; leave --seeds, --workers, --fit, -o "
+            "out.",
+        ),
+        (
+            ["final", "no-model", "--evaluate", "no.yaml", "-o", "x", "--again", "why"],
+            "final: --evaluate takes models as they are, and writes beside them; leave -o out.",
+        ),
+    ],
+)
+def test_options_that_dont_go_together(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Defaults that are written out, too: nothing that is typed is passed over."""
+    assert main(words) == 2
+    assert capsys.readouterr().err == f"medtune: {said}\n"

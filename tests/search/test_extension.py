@@ -99,6 +99,43 @@ def test_what_would_change_the_meaning_is_refused(found: SearchFolder, change: s
     assert before == ((found.path / "search.yaml").read_bytes(), found.study().identity)
 
 
+def test_the_order_of_backbones_may_change(found: SearchFolder, data: Path, tmp_path: Path) -> None:
+    """The sampler and the report put what was tried into the new space; a database alone holds the order."""
+    before = found.study().trials
+    assert found.config().backbones == ("dinov2_tiny", "mae_tiny")
+    extend(found, ["backbones=[mae_tiny, dinov2_tiny]", "budget.trials=40"])
+    config, study = found.config(), found.study()
+    assert config.backbones == ("mae_tiny", "dinov2_tiny") and study.trials == before
+    planned = plan(config, found.path, going_on=True)
+    sampler = Sampler(planned.space, planned.direction, config.seed, config.sampler, study.trials)
+    writer = Study.open(open_storage(found.path, None), config.name)
+    for number in range(14, 18):
+        point = sampler.ask(number)
+        distributions = sampler.distributions(point)
+        writer.add(point, planned.space.keyed(point), distributions, seed=number, job=f"job-{number:05d}", why="tpe")
+        writer.end(number, State.COMPLETE, "", 0.5 + number / 100)
+        sampler.end(writer.trials[number])
+    again = found.study()
+    assert [t.point["backbone"] for t in again.trials[:14]] == [t.point["backbone"] for t in before]
+    frozen = again.storage.get_all_trials(again.study_id)
+    assert [f.params["backbone"] for f in frozen] == [t.point["backbone"] for t in again.trials]
+    text = report([found], tmp_path / "r.md").read_text(encoding="utf-8")
+    rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("| ")}
+    assert rows["backbone"].rstrip(" |")[-4:].startswith("0."), "its importance, over both orders"
+
+
+def test_a_backbone_that_is_left_out_is_named(found: SearchFolder) -> None:
+    with pytest.raises(Mistake) as caught:
+        extend(found, ["backbones=[mae_tiny]"])
+    assert str(caught.value) == "extend: backbones: dinov2_tiny would be left out; name the earlier ones too."
+
+
+def test_mlflow_in_a_database_is_refused(found: SearchFolder) -> None:
+    """Though MLflow isn't asked whether it is there when a search goes on."""
+    with pytest.raises(Mistake, match="is a database, in which MLflow keeps no files"):
+        extend(found, ["mlflow=postgresql://host/db"])
+
+
 def test_a_crash_between_the_two_writes_is_mended_by_the_same_command(found: SearchFolder) -> None:
     settings = (found.path / "search.yaml").read_bytes()
     extend(found, ["budget.trials=40", WIDER])
@@ -142,5 +179,7 @@ def test_a_database_takes_wider_ranges_but_no_further_choices(data: Path, tmp_pa
     found = make(data, 14, name="stored", study=f"sqlite:///{tmp_path}/study.db")
     with pytest.raises(Mistake, match="the record lies in a database"):
         extend(found, ["backbones=[dinov2_tiny, mae_tiny, mae_base]"])
+    with pytest.raises(Mistake, match="can't add values to a choice or change their order"):
+        extend(found, ["backbones=[mae_tiny, dinov2_tiny]"])
     extend(found, [WIDER])
     assert found.study().identity["extensions"]

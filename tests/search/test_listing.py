@@ -2,17 +2,25 @@
 
 import io
 import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from search.console import Console
-from search.listing import Listed, lines, listing, readable
+from search.folder import DATA, SETTINGS
+from search.listing import Listed, lines, listing, readable, usage
 from search.study import JOURNAL, only_writer
 from spaces.mistakes import Mistake
 from tests.search.conftest import succeed, write_digits
 from tests.search.test_report import make
+
+ALMIGHTY = "-dac_override,-dac_read_search"  # without the rights to write and to read whatever permissions say
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +59,75 @@ def test_the_command(storage: Path) -> None:
     assert "12 of 30" in shown and "skin, pilot" in shown and "unfinished" in shown and "none yet" in shown
 
 
+def told_without_rights(storage: Path) -> subprocess.CompletedProcess[str]:
+    """What `medtune ls` tells a person who may not enter what permissions forbid; tests may run as root, who may."""
+    unable = ["setpriv", f"--bounding-set={ALMIGHTY}", "--"] if os.geteuid() == 0 else []
+    command = [*unable, sys.executable, "-m", "search.cli", "ls", str(storage), "--json"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=280)
+
+
+@pytest.fixture
+def forbidding(storage: Path, tmp_path: Path) -> Iterator[Path]:
+    """A storage with a search that may be read, a folder that may not be entered, a search whose lock and one whose
+    sub-folder may not be read."""
+    runs = tmp_path / "runs"
+    for name in ("open", "locked", "within"):
+        shutil.copytree(storage / "first", runs / name)
+    forbidden = [runs / "private", runs / "locked" / "study.lock", runs / "within" / "secret"]
+    for path in forbidden[::2]:
+        path.mkdir()
+    (runs / "within" / "secret" / "file").touch()
+    forbidden[1].touch()
+    modes = dict(zip(forbidden, (0o000, 0o000, 0o444), strict=True))
+    for path, mode in modes.items():
+        path.chmod(mode)
+    yield runs
+    for path in modes:
+        path.chmod(0o700)
+
+
+def test_what_may_not_be_read_keeps_nothing_else_from_being_listed(forbidding: Path) -> None:
+    done = told_without_rights(forbidding)
+    assert done.returncode == 0, done.stderr
+    rows = [(row["state"], row["trouble"], row["trials"]) for row in json.loads(done.stdout)]
+    ask = "Permission denied; ask its owner for the right to read it"
+    assert sorted(rows) == [
+        ("can't be read", f"{forbidding}/locked/study.lock: {ask}", 0),
+        ("can't be read", f"{forbidding}/private/search.yaml: {ask}", 0),
+        ("unfinished", "", 12),
+        ("unfinished", "", 12),
+    ]
+
+
+def test_settings_without_data_are_listed(storage: Path, tmp_path: Path) -> None:
+    shutil.copytree(storage / "first", tmp_path / "first")
+    shutil.rmtree(tmp_path / "first" / DATA)
+    (tmp_path / "never").mkdir()
+    shutil.copy(storage / "first" / SETTINGS, tmp_path / "never")
+    (tmp_path / "file").touch()
+    (tmp_path / "something else").mkdir()
+    found = listing(tmp_path)
+    assert [one.state for one in found] == ["can't be read"] * 2
+    troubles = sorted(one.trouble for one in found)
+    assert troubles[0].startswith(f"{tmp_path}/never/{JOURNAL}: no such file")
+    assert troubles[1].startswith("it has search.yaml, but no folder data: it was never started, or that was deleted")
+
+
+def test_a_search_that_goes_while_it_is_looked_at(
+    storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("stays", "goes"):
+        shutil.copytree(storage / "first", tmp_path / name)
+
+    def usage_at_last(folder: Path) -> tuple[int, float]:
+        if folder.name == "goes":
+            shutil.rmtree(folder)
+        return usage(folder)
+
+    monkeypatch.setattr("search.listing.usage", usage_at_last)
+    assert [one.state for one in listing(tmp_path)] == ["unfinished"]
+
+
 def printed(found: list[Listed], width: int) -> list[str]:
     stream = io.StringIO()
     Console(stream, width=width).print(*lines(found, width))
@@ -83,8 +160,9 @@ def test_windows(storage: Path, width: int, hidden: tuple[str, ...]) -> None:
 
 def test_a_name_longer_than_the_window(storage: Path) -> None:
     [one] = [one for one in listing(storage) if one.name == "first"]
-    long = replace(one, name="n" * 64, interval=None)
-    shown = printed([long], 60)
+    long = replace(one, name="n" * 64)
+    *shown, note = printed([long], 60)
+    assert note.startswith("Intervals don't know"), "a sentence, which a terminal wraps"
     assert "".join(shown).count("n") > 64 and "…" not in "".join(shown) and all(len(line) <= 60 for line in shown)
 
 

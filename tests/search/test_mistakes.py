@@ -153,12 +153,25 @@ def test_check_reads_files_of_weights(place: Path, capsys: pytest.CaptureFixture
         ("bugdet.trials=3", '--set bugdet.trials: unknown key "bugdet". Did you mean "budget"?'),
         ("budget.trails=3", '--set budget.trails: unknown key "trails" in "budget". Did you mean "trials"?'),
         ("dataset={reader: folder}", '--set dataset: "dataset.root" is missing; it has no default.'),
+        (
+            "budget.trials.most=3",
+            '--set budget.trials.most=3: expected "budget.trials" to hold keys, found 8; correct the key, or give all '
+            "of it by --set budget.trials=...",
+        ),
     ],
 )
 def test_what_an_option_says_wrong_isnt_blamed_on_the_file(place: Path, change: str, said: str) -> None:
     with pytest.raises(Mistake) as caught:
         load(place / "search.yaml", [change])
     assert caught.value.sentences == (said,)
+
+
+def test_an_option_below_a_key_that_holds_nothing(place: Path) -> None:
+    file = place / "empty.yaml"
+    file.write_text("name: a\ndataset: {reader: folder, root: images}\nbackbones: [dinov2_tiny]\nspace:\n")
+    assert load(file, ["space.head_lr=0.001"]).space == {"head_lr": 0.001}
+    with pytest.raises(Mistake, match=r'expected "space.a.b" to hold keys, found \[1, 2\]; correct the key'):
+        load(file, ["space.a.b=[1, 2]", "space.a.b.c=3"])
 
 
 def test_what_the_file_says_wrong_isnt_blamed_on_an_option(place: Path) -> None:

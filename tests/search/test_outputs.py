@@ -79,6 +79,51 @@ def test_files_in_folders_that_are_there(
     assert [p.name for p in tmp_path.iterdir()] == ["pipe"]
 
 
+@pytest.mark.parametrize("command", FILES)
+def test_something_else_isnt_replaced(
+    command: str, arguments: Callable[[str], list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / FILES[command]
+    output.write_text("name: mine\n")
+    told = refused([*arguments(command), "-o", str(output)], capsys)
+    assert f"-o {output}: is there already, and no " in told and "name another file" in told
+    assert output.read_text() == "name: mine\n"
+
+
+def test_pages_and_tables_of_ones_own_arent_replaced(
+    found: SearchFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "README.md").write_text("# Mine\n")
+    (tmp_path / "labels.csv").write_text("path,label\na.png,b\n")
+    for name in ("README.md", "labels.csv"):
+        refused(["report", str(found.path), "-o", str(tmp_path / name)], capsys)
+
+
+def test_what_is_to_be_read_isnt_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Though it is an earlier result, or named in another way."""
+    table = tmp_path / "predictions.csv"
+    table.write_text("path,predicted,p_a\n")
+    (tmp_path / "link.csv").symlink_to(table)
+    same = tmp_path / ".." / tmp_path.name / table.name
+    for output in (table, tmp_path / "link.csv"):
+        told = refused(["predict", "no-model", str(same), "-o", str(output)], capsys)
+        assert "is to be read, and would be replaced; name another file" in told
+    assert table.read_text() == "path,predicted,p_a\n"
+
+
+def test_earlier_results_and_empty_files_are_replaced(
+    found: SearchFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command, name in (("export", "e.yaml"), ("report", "r.html"), ("report", "r.md"), ("report", "r.csv")):
+        (tmp_path / name).touch()
+        for _ in range(2):
+            assert main([command, str(found.path), "-o", str(tmp_path / name)]) == 0
+            assert (tmp_path / name).stat().st_size
+    (tmp_path / "best-1.yaml").write_text("name: mine\n")
+    told = refused(["export", str(found.path), "-o", str(tmp_path / "best.yaml"), "--top", "1"], capsys)
+    assert "best-1.yaml: is there already" in told
+
+
 @pytest.mark.parametrize("command", FOLDERS)
 def test_folders_where_files_are(
     command: str, arguments: Callable[[str], list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -125,9 +125,10 @@ def test_mistakes_are_told_together(images: Path, model: Path, tmp_path: Path) -
     with pytest.raises(Mistake) as caught:
         predict([model], sources, tmp_path / "p.csv")
     said = "\n".join(caught.value.sentences)
+    assert "dataset" not in said
     for part in (
-        'a.csv row 2: "../secret.png" leaves the dataset\'s root',
-        'a.csv row 3: "3/none.png" no such file under',
+        f'a.csv row 2: "../secret.png" leaves {tmp_path}; expected a path inside it',
+        f'a.csv row 3: "3/none.png" no such file under {tmp_path} (--root names another folder).',
         "a.csv row 4: path is empty",
         'b.csv: column "path" is missing',
         "empty: holds no images",
@@ -144,7 +145,23 @@ def test_mistakes_are_told_together(images: Path, model: Path, tmp_path: Path) -
         predict([model], [tmp_path / "a.csv"], tmp_path / "p.csv", per="study")
     with pytest.raises(Mistake, match='--per images: .*"images" is what'):
         predict([model], [images / "3"], tmp_path / "p.csv", per="images")
+    with pytest.raises(Mistake, match="--root .*gone: no such folder; give the one that paths in tables"):
+        predict([model], [tmp_path / "a.csv"], tmp_path / "p.csv", root=tmp_path / "gone")
     assert not (tmp_path / "p.csv").exists()
+
+
+def test_folders_are_named_as_they_were_given(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tables" / "pictures").mkdir(parents=True)
+    (tmp_path / "tables" / "a.csv").write_text("path\nx.png\n")
+    monkeypatch.chdir(tmp_path)
+    for words, named in (
+        (("tables/a.csv", None), "tables"),
+        (("tables/a.csv", Path("tables/pictures")), "tables/pictures"),
+        (("a.csv", None), str(tmp_path / "tables")),
+    ):
+        monkeypatch.chdir(tmp_path / "tables" if words[0] == "a.csv" else tmp_path)
+        with pytest.raises(Mistake, match=rf'row 2: "x.png" no such file under {named} \('):
+            predict([model], [Path(words[0])], tmp_path / "p.csv", root=words[1])
 
 
 def test_model_folders_alone_are_no_images(model: Path) -> None:

@@ -5,9 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from search.plan import plan
+from search.cli import main
+from search.folder import SearchFolder
+from search.plan import Plan, plan
 from search.smoke import STEPS, _few, _only
 from spaces.config import SearchConfig
+from spaces.mistakes import Mistake
 from tests.search.conftest import medtune, write_digits
 from tests.search.test_report import SETTINGS
 
@@ -50,3 +53,16 @@ def test_what_goes_wrong_in_the_trial_is_told(settings: Path, tmp_path: Path) ->
     done = medtune("search", settings, "--smoke", *wild, "--set", "space.batch_size=8")
     assert done.returncode == 2 and "the trial ended as failed: the loss was" in done.stderr
     assert not list((tmp_path / "runs").glob(".smoke*"))
+
+
+def test_what_goes_wrong_is_told_though_something_else_came_into_the_storage(
+    settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(planned: Plan, **_: object) -> SearchFolder:
+        (tmp_path / "runs" / "notes.txt").touch()
+        raise Mistake("the trial can't be run; mend that first.")
+
+    monkeypatch.setattr("search.smoke.start", failing)
+    assert main(["search", str(settings), "--smoke", "--set", f"cache={tmp_path / 'cache'}"]) == 2
+    assert capsys.readouterr().err.endswith("medtune: the trial can't be run; mend that first.\n")
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["notes.txt"]

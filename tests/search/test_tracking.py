@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,11 @@ from hypothesis import strategies as st
 from optuna.distributions import FloatDistribution
 
 from search import ui
+from search.cli import main
 from search.disclosure import public_cause, public_label, public_value
 from search.folder import DATA
 from search.mirror import SEARCH_TAG, TRIAL_TAG, Mirror, connect
+from search.mlflow_store import artifacts
 from search.record import Epoch, State
 from search.study import Study, only_writer, open_storage
 from search.tracking import (
@@ -504,10 +507,33 @@ def test_an_address_where_nobody_answers_is_known_at_once() -> None:
         with pytest.raises(Mistake, match="no answer|timed out"):
             reachable(f"http://127.0.0.1:{silent.getsockname()[1]}", 1)
         assert time.monotonic() - started < 10  # a second, and what a busy machine adds
-        reachable(f"postgresql+psycopg://127.0.0.1:{silent.getsockname()[1]}/mlflow", 1)  # someone listens
     with pytest.raises(Mistake, match="folder"):
         reachable("file:///tmp/mlruns")
     reachable("sqlite:////tmp/mlflow.db")
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg", "mysql+pymysql", "mssql"])
+def test_a_database_alone_is_refused(scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow would put files into the working folder, under a name that holds the password."""
+    monkeypatch.chdir(tmp_path)
+    uri = f"{scheme}://user:secr@et@127.0.0.1:1/mlflow"
+    search = make_search(tmp_path, "database", mlflow=uri)
+    for command in (sync_once, follow, ui.serve):
+        with pytest.raises(Mistake) as refused:
+            command(search.folder)
+        [said] = refused.value.sentences
+        assert said.startswith(f'mlflow: "{scheme}://127.0.0.1:1/mlflow" is a database') and "secr" not in said
+        assert "--backend-store-uri" in said and "--artifacts-destination" in said
+    with pytest.raises(Mistake, match="is a database"):
+        reachable(uri)
+    with pytest.raises(ValueError, match="no SQLite store"):
+        artifacts(uri)
+    assert [path.name for path in tmp_path.iterdir()] == ["database"]
+
+
+def test_pages_of_another_service_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ui.serve(make_search(tmp_path, "service", mlflow="databricks://profile").folder)
+    assert capsys.readouterr().out == "databricks://profile has the search: open it in a browser.\n"
 
 
 def test_mlflow_off_is_said(storage: Path) -> None:
@@ -539,6 +565,20 @@ def test_sync_says_what_it_did_and_nothing_else(tmp_path: Path) -> None:
     assert done.stdout.splitlines() == [
         f"{local_uri(tmp_path)} is up to date with quiet, 1 trial. Look: medtune ui {search.folder}"
     ]
+
+
+def test_following_in_vain_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search = make_search(tmp_path, "vain", mlflow=f"http://127.0.0.1:{ui.free_port()}")
+    (search.folder / DATA).mkdir()  # by which a search's folder is known
+    search.trial(1, State.COMPLETE)
+    monkeypatch.setattr("search.tracking.follow", partial(follow, poll=0.1, patience=0.2))
+    with pytest.raises(SystemExit) as ended:
+        main(["sync", str(search.folder), "--follow"])
+    assert ended.value.code == 1
+    told = capsys.readouterr().err
+    assert told.endswith(f"medtune: MLflow isn't up to date with vain; try again by: medtune sync {search.folder}.\n")
 
 
 @pytest.mark.slow

@@ -170,8 +170,8 @@ def fitted(file: Mapping[str, Tensor], spec: BackboneSpec, family: Family, trunk
         if family.resized.match(key)
         and (state[key].ndim != expected[key].ndim or state[key].shape[-1] != expected[key].shape[-1])
     ]
-    sentences = [
-        f"{where}: {len(keys)} of {len(total)} weights {problem}: {_some(keys)}."
+    differences = [
+        f"{len(keys)} of {len(total)} weights {problem}: {_some(keys)}"
         for keys, total, problem in (
             (missing, expected, f"that {spec.name} needs are missing"),
             (unexpected, state, f"in the file have no place in {spec.name}"),
@@ -179,11 +179,13 @@ def fitted(file: Mapping[str, Tensor], spec: BackboneSpec, family: Family, trunk
         )
         if keys
     ]
-    if sentences:
+    if differences:
         likeness = looks_like(dict(file))
         found = f"looks like {likeness}" if likeness else "is of no layout known here"
-        official = f"; use the file of {spec.name}, {_official_name(spec)}" if spec.pretrained else ""
-        raise Mistake(*sentences, f"{where}: {found}{official or '; write random'}.")
+        raise Mistake(
+            f"{where}: {'; '.join(differences)}. It {found}; "
+            + (f"use the file of {spec.name}, {_official_name(spec)}." if spec.pretrained else "write random.")
+        )
     state = family.resize(state, spec, trunk, where)
     return {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
 

@@ -233,7 +233,8 @@ def _refuse_leaks(manifest: Manifest) -> None:
         rows = np.flatnonzero(np.isin(index, leaking))
         counts = ", ".join(f"{int((manifest.official[rows] == part).sum())} in {part}" for part in PARTS)
         sentence = (
-            f"dataset: {len(leaking)} {what} stand in more than one part of the official split ({counts} images)."
+            f"dataset: {len(leaking)} {what} stand in more than one part of the official split ({counts} images), "
+            "expected in one."
         )
         problems.add(f"counts of {what}", sentence)
         rows = rows[np.argsort(index[rows], kind="stable")]

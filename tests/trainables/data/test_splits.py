@@ -234,7 +234,7 @@ def test_every_leak_is_in_full_and_ten_are_shown(invented: Callable[..., Manifes
     shown, full = caught.value.sentences, caught.value.full
     assert shown[0] == (
         "dataset: 25 groups stand in more than one part of the official split (25 in train, 25 in validation, 25 in "
-        "test images)."
+        "test images), expected in one."
     )
     assert sum("belong together" in sentence for sentence in shown) == 10
     assert "dataset: 15 more groups in several parts (25 in all)." in shown

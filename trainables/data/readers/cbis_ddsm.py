@@ -206,7 +206,8 @@ def _images(files: Files, lesions: list[Lesion], options: Options, problems: Pro
         if path is None:
             continue
         if path in images:
-            sentence = f'{first.where}: "{path}" is the image of {images[path][0].case} already.'
+            case = images[path][0].case
+            sentence = f'{first.where}: "{path}" is the image of {case} already; correct one of the rows.'
             problems.add("repeated images", sentence)
         images.setdefault(path, rows)
     return images

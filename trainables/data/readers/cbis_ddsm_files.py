@@ -104,7 +104,10 @@ class Files:
             try:
                 pool = self._not_masks(pool)
             except BadImage as bad:
-                sentence = f"{where}: an image of {case} can't be used to tell crop from mask: {bad.reason}."
+                sentence = (
+                    f"{where}: an image of {case} can't be used to tell crop from mask: {bad.reason}; restore it, or "
+                    "leave the row out."
+                )
                 problems.add("images that can't be used", sentence)
                 return None
         if len(pool) != 1:

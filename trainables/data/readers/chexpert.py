@@ -269,7 +269,8 @@ def _refuse_differing(table: Table, studies: list[str], findings: np.ndarray, pr
     for entry in np.flatnonzero(differs).tolist():
         before = table.rows[first[study[entry]]]
         sentence = (
-            f"{table.name} row {table.rows[entry]}: other labels than in row {before}, which is of the same study."
+            f"{table.name} row {table.rows[entry]}: other labels than in row {before}, which is of the same study; "
+            "give both the same."
         )
         problems.add("studies whose rows differ", sentence)
 

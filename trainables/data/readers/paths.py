@@ -7,10 +7,11 @@ from pathlib import Path, PurePosixPath
 
 
 class Root:
-    """The folder of a dataset."""
+    """The folder of a dataset, or of other images."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, called: str = "the dataset's root") -> None:
+        """`called`: what sentences call the folder."""
+        self.folder, self.called = folder, called
         self._real = folder.resolve()
         self._real_parent = cache(self._inside)
 
@@ -18,17 +19,17 @@ class Root:
         """Why the file can't be used, as a clause that follows its name, or None where it can."""
         path = PurePosixPath(relative)
         if path.is_absolute() or ".." in path.parts:
-            return "leaves the dataset's root; expected a path inside it"
+            return f"leaves {self.called}; expected a path inside it"
         try:
             relative.encode()
         except UnicodeEncodeError:
             return "has a name that isn't UTF-8; rename it"
         whole = self.folder / path
         if not whole.is_file():
-            return "no such file under the dataset's root"
+            return f"no such file under {self.called}"
         # The folder's real place is asked once, since there are few of them and many files.
         if not self._real_parent(whole.parent) or (whole.is_symlink() and not self._inside(whole)):
-            return "is a link that leaves the dataset's root; copy the file into it"
+            return f"is a link that leaves {self.called}; copy the file into it"
         return None
 
     def _inside(self, path: Path) -> bool:

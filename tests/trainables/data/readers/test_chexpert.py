@@ -280,7 +280,7 @@ def test_every_defect_in_one_run(make, cache: Path, tmp_path: Path, write_image)
         f"{t} row 12: Path is empty,",
         f'{t} row 13: Path is "somewhere/else.jpg", expected .../train/patient.../study.../an image.',
         f"{t} row 14: expected 19 cells as in the header, found 20.",
-        f"{t} row 18: other labels than in row 17, which is of the same study.",
+        f"{t} row 18: other labels than in row 17, which is of the same study; give both the same.",
         f'{t} row 20: "train/patient00006/study2/view1_frontal.jpg" stands in row 19 already',
         f'{t} row 23: Path is "train/../../outside.jpg"',
         f'{t} row 24: "train/patient00008/study1/.." leaves the dataset\'s root',
@@ -309,7 +309,7 @@ def test_defects_of_the_official_test(make, cache: Path, write_image) -> None:
     found = sentences(root, cache)
     expected = (
         'groundtruth.csv: column "Edema" is missing.',
-        "groundtruth.csv row 7: other labels than in row 2, which is of the same study.",
+        "groundtruth.csv row 7: other labels than in row 2, which is of the same study; give both the same.",
         "groundtruth.csv row 8: no images under test/patient00999/study1/,",
         'groundtruth.csv row 9: Study is "CheXpert-v1.0/tset/patient00203/study1", expected .../test/',
         "groundtruth.csv row 10: no images under test/patient00998/study1/,",
