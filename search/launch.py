@@ -16,6 +16,8 @@ from search import folder as folders
 from search.cluster import Node, Room, check_address, check_cluster, check_labels, nodes, wanted_of
 from search.cluster import connect as connect
 from search.console import Console, chatter_to
+from search.ending import DRIVER as DRIVER
+from search.ending import leave, take_away
 from search.folder import SETTINGS, SearchFolder
 from search.head import watched
 from search.identity import MAY_CHANGE, identity, meaning, refuse_changes, settings_differences
@@ -35,7 +37,6 @@ from spaces.library import trial_config
 from spaces.mistakes import Mistake
 from spaces.strict import digest
 from spaces.words import counted
-from trainables.files import write_json
 from trainables.object_store import below
 
 RAY_SETTINGS = {
@@ -48,7 +49,6 @@ RAY_SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-DRIVER = "driver.json"  # what the last launch cost its driver
 LARGEST_GROUP = 64
 MakeSampler = Callable[[SearchConfig, Space, Direction, Sequence[Trial]], Sampler | Comparing]
 DEATHS = 2  # of a job's worker that are retried from the newest checkpoint
@@ -133,7 +133,7 @@ def resume(
     _check(config.resources, address)
     with console.working("looking at the data") as progress:
         planned = plan(config, found.path, cluster=address is not None, going_on=True, progress=progress)
-    _run(found, planned, address, console, accept_code=accept_code, keep=bool(changes))
+    _run(found, planned, address, console, accept_code=accept_code, keep=bool(changes), going_on=True)
     return found
 
 
@@ -171,11 +171,13 @@ def _run(
         keep: write the settings into the search's folder.
     """
     config = planned.config
+    going_on: bool = False,
     with only_writer(found.path):
         torn = repair_journal(found.path / JOURNAL)
         if torn:
             console.print(f"The record ended in half a line, which was cut off and kept in {torn.name}.")
         study = Study.open(existing_storage(found.path, config.study), config.name)
+        going_on: the search was started before; the person is told with what.
         now, accepted = identity(planned), {change["code"] for change in study.accepted}
         console.print(*refuse_changes(study.identity, now, accepted, accept_code=accept_code))
         if config.budget.trials < len(study.trials) and keep:
@@ -196,6 +198,8 @@ def _run(
             from trainables.trial_files import halt
 
             _take_back_outages(found, study.trials)
+        if going_on:
+            console.goes_on(planned, found.path, study.trials)
             driver = Driver(
                 config,
                 planned.direction,
@@ -215,7 +219,7 @@ def _run(
             "record_seconds": driver.seconds,
             "tracking_seconds": tracking,
         }
-        write_json(found.path / DRIVER, costs)
+        leave(found.path, costs, driver.ending)
         console.ended(study, found, driver)
         if driver.stopping.is_set() and (left or len(study.trials) < config.budget.trials):
             raise Interrupted
@@ -274,6 +278,7 @@ def _drive(driver: Any, found: SearchFolder, planned: Plan, address: str | None,
                 raise driver.failure from None
             raise
     return tracking
+        take_away(found.path)
 
 
 def _look_at_one(ray: Any, planned: Plan, folder: Path, node: Node) -> list[str]:

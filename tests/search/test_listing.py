@@ -84,7 +84,8 @@ def test_windows(storage: Path, width: int, hidden: tuple[str, ...]) -> None:
 def test_a_name_longer_than_the_window(storage: Path) -> None:
     [one] = [one for one in listing(storage) if one.name == "first"]
     long = replace(one, name="n" * 64)
-    shown = printed([long], 60)
+    *shown, below = printed([long], 60)
+    assert below.startswith("Intervals"), "a sentence, which the terminal breaks"
     assert "".join(shown).count("n") > 64 and "…" not in "".join(shown) and all(len(line) <= 60 for line in shown)
 
 
