@@ -24,6 +24,7 @@ def check(options: argparse.Namespace) -> None:
 
 
 def search(options: argparse.Namespace) -> None:
+    from search.disclosure import public_command
     from search.launch import Interrupted
     from search.launch import search as run
 
@@ -38,8 +39,9 @@ def search(options: argparse.Namespace) -> None:
 
         smoke(config, path.parent, address=options.address, console=console)
         return
+    command = public_command(path, options.changes, options.address)
     try:
-        found = run(config, path.parent, address=options.address, console=console)
+        found = run(config, path.parent, address=options.address, console=console, command=command)
     except Interrupted:
         _interrupted(console, Path(config.storage) / config.name)
     next_steps(console, found)

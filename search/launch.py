@@ -65,6 +65,7 @@ def search(
     address: str | None = None,
     console: Console | None = None,
     make_sampler: MakeSampler = sampler_of,
+    command: str = "",
 ) -> SearchFolder:
     """A new search, from its first trial to its last.
 
@@ -74,6 +75,7 @@ def search(
         address: of a Ray cluster; None starts one on this machine.
         console: where the person watches; None prints nothing.
         make_sampler: what says which trials to run; a benchmark replays a list of them.
+        command: what was typed to start it, as it may leave this machine (search.disclosure.public_command).
 
     Returns:
         The search's folder.
@@ -88,14 +90,19 @@ def search(
     _check(config.resources, address)
     with console.working("looking at the data") as progress:
         planned = plan(config, base, cluster=address is not None, progress=progress)
-    return start(planned, address=address, console=console, make_sampler=make_sampler)
+    return start(planned, address=address, console=console, make_sampler=make_sampler, command=command)
 
 
 def start(
-    planned: Plan, *, address: str | None, console: Console, make_sampler: MakeSampler = sampler_of
+    planned: Plan,
+    *,
+    address: str | None,
+    console: Console,
+    make_sampler: MakeSampler = sampler_of,
+    command: str = "",
 ) -> SearchFolder:
     """As `search`, of what was planned."""
-    found = folders.create(planned, identity(planned))
+    found = folders.create(planned, identity(planned) | ({"command": command} if command else {}))
     console.started(planned, found.path)
     try:
         _run(found, planned, address, console, make_sampler)
@@ -164,20 +171,20 @@ def _run(
     make_sampler: MakeSampler = sampler_of,
     accept_code: bool = False,
     keep: bool = False,
+    going_on: bool = False,
 ) -> None:
     """
     Args:
         accept_code: as for `resume`.
         keep: write the settings into the search's folder.
+        going_on: the search was started before; the person is told with what.
     """
     config = planned.config
-    going_on: bool = False,
     with only_writer(found.path):
         torn = repair_journal(found.path / JOURNAL)
         if torn:
             console.print(f"The record ended in half a line, which was cut off and kept in {torn.name}.")
         study = Study.open(existing_storage(found.path, config.study), config.name)
-        going_on: the search was started before; the person is told with what.
         now, accepted = identity(planned), {change["code"] for change in study.accepted}
         console.print(*refuse_changes(study.identity, now, accepted, accept_code=accept_code))
         if config.budget.trials < len(study.trials) and keep:
@@ -191,6 +198,8 @@ def _run(
             console.print(f"{folders.DATA}: it wasn't what the search began with; written again, from the data.")
         if keep:
             folders.write_settings(found, config)
+        if going_on:
+            console.goes_on(planned, found.path, study.trials)
         sampler = make_sampler(config, planned.space, planned.direction, study.trials)
         started = time.perf_counter()
         with chatter_to(found.log):
@@ -198,8 +207,6 @@ def _run(
             from trainables.trial_files import halt
 
             _take_back_outages(found, study.trials)
-        if going_on:
-            console.goes_on(planned, found.path, study.trials)
             driver = Driver(
                 config,
                 planned.direction,
@@ -271,6 +278,7 @@ def _drive(driver: Any, found: SearchFolder, planned: Plan, address: str | None,
                 verbose=0,
             ),
         )
+        take_away(found.path)
         try:
             tuner.fit()
         except Exception:
@@ -278,7 +286,6 @@ def _drive(driver: Any, found: SearchFolder, planned: Plan, address: str | None,
                 raise driver.failure from None
             raise
     return tracking
-        take_away(found.path)
 
 
 def _look_at_one(ray: Any, planned: Plan, folder: Path, node: Node) -> list[str]:

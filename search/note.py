@@ -65,4 +65,6 @@ def note(
             commands["make a final"] = f"medtune final {'best-*.yaml' if compare else 'best.yaml'}"
         commands["report"] = f"medtune report {name} -o report.html"
     told = [f"To {what}: `{command}`" for what, command in commands.items()]
+    if search.command:
+        told.insert(0, f"Started by `{search.command}`, paths left out.")
     return "\n\n".join([*lines, *finals, *told, WHERE])
