@@ -274,11 +274,14 @@ def sync(options: argparse.Namespace) -> None:
     if options.follow:
         follow(found.path)
     else:
-        console = Console.of_terminal()
+        console, left_out = Console.of_terminal(), list[str]()
         with console.working("bringing MLflow up to date", of="trials"):
-            address, trials = sync_once(found.path)
+            address, trials = sync_once(found.path, left_out.append)
+        but = ", but for what stands below" if left_out else ""
         console.print(
-            f"{address} is up to date with {found.path.name}, {counted(trials, 'trial')}. Look: medtune ui {found.path}"
+            f"{address} is up to date with {found.path.name}, {counted(trials, 'trial')}{but}. "
+            f"Look: medtune ui {found.path}",
+            *(f"Not sent: {sentence}" for sentence in left_out),
         )
 
 
