@@ -11,11 +11,15 @@ Prints, by the number of groups in the rarest class:
 - how often the 95% interval holds the true metric, and the same for a bootstrap over images, which takes the images of
   a group for independent; how often the interval over seeds holds the expected metric of a recipe with 5 seeds;
 - how often a paired comparison of two recipes of equal quality, with 5 seeds each, finds a difference at the 5% level;
-- how often a recipe that equals the best is kept, out of 5 equal ones, and how often one that is truly worse is not.
+- how often a recipe that equals the best is kept, out of 5 equal ones, and how often one that is truly worse is not;
+- of the expected calibration error, which medtune gives without an interval: how often a bootstrap's 95% interval would
+  hold its true value, and how often the error lies above that, of 8 classes' probabilities that are right and of such
+  that are too sure. Here the groups are of one image, eight times as many as in the table's head.
 
-BCa intervals draw 1,000 resamples here instead of 10,000, what needs only covariances 500. Test sets are simulated one
-after the other in as many processes of one thread as there are cores; the same replicates give the same figures in any
-number of them. One case a call, with the figures in a file, spreads the work over whatever time there is.
+BCa intervals draw 1,000 resamples here instead of 10,000, what needs only covariances 500, a calibration error 200.
+Test sets are simulated one after the other in as many processes of one thread as there are cores; the same replicates
+give the same figures in any number of them. One case a call, with the figures in a file, spreads the work over whatever
+time there is.
 """
 
 from __future__ import annotations
@@ -28,17 +32,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from scipy.special import softmax
 from scipy.stats import norm
 from threadpoolctl import threadpool_limits
 
 from trainables.comparison import comparison_with_best, paired_difference
 from trainables.intervals import group_bootstrap, seed_interval
+from trainables.metrics import binned, compute
 
 RESAMPLES = 1000
 FOR_COVARIANCES = 500
@@ -54,6 +60,10 @@ RECALLS = np.linspace(0.6, 0.9, 8)
 SEPARATION = 1.5  # of the two classes, in standard deviations
 PREVALENCES = np.array([0.4, 0.15, 0.25, 0.1, 0.1])
 SPREAD = 0.8  # of a predicted grade around the true one, in grades
+CALIBRATION, CLASSES, LOGITS = "expected calibration error, 8 classes", 8, 2.0  # and the standard deviation of logits
+FOR_ERROR = 200  # resamples
+SURENESS = {"right": 1.0, "too sure": 1.5}  # logits are multiplied by it
+MANY = 400_000  # rows that stand for all there are
 
 
 @dataclass(frozen=True)
@@ -182,6 +192,7 @@ CASES = [
     Case("AUROC", "macro_auroc", three_negatives_each, ranked, true_auroc),
     Case("quadratic weighted kappa, 5 grades", "quadratic_weighted_kappa", grades_as_they_come, graded, true_kappa),
 ]  # fmt: skip
+NAMES = {case.name: case for case in CASES}
 
 
 def covered(case: Case, rare: int, over: str, seed: int) -> float:
@@ -224,6 +235,41 @@ def kept(case: Case, rare: int, worse: float, seed: int) -> float:
     return float(np.mean([recipe.in_question for recipe in found.recipes if not worse or recipe.name != "0"]))
 
 
+def of_logits(rows: int, sureness: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """True probabilities of images [N, C], and those that a model gives."""
+    logits = rng.normal(scale=LOGITS, size=(rows, CLASSES))
+    return softmax(logits, axis=1), softmax(sureness * logits, axis=1)
+
+
+@cache
+def true_error(sureness: float) -> float:
+    """The calibration error on all images there are, whose labels needn't be drawn: 0 where probabilities are right."""
+    true, given = of_logits(MANY, sureness, np.random.default_rng(0))
+    bins = binned(true[np.arange(MANY), given.argmax(axis=1)], given.max(axis=1))
+    return float(np.average(np.abs(bins.confidence - bins.share), weights=bins.rows))
+
+
+def labelled(rare: int, sureness: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Labels [N] and given probabilities [N, C] of a test set with so many images a class on average."""
+    true, given = of_logits(CLASSES * rare, sureness, rng)
+    return (true.cumsum(axis=1)[:, :-1] < rng.random((len(true), 1))).sum(axis=1), given
+
+
+def error_covered(rare: int, sureness: float, seed: int) -> float:
+    """Whether a percentile interval of the calibration error holds the true one."""
+    rng = np.random.default_rng([seed, rare])
+    labels, given = labelled(rare, sureness, rng)
+    drawn = rng.integers(0, len(labels), (FOR_ERROR, len(labels)))
+    low, high = np.quantile([compute("ece", labels[rows], given[rows], CLASSES) for rows in drawn], [0.025, 0.975])
+    return float(low <= true_error(sureness) <= high)
+
+
+def error_above(rare: int, sureness: float, seed: int) -> float:
+    """Whether the calibration error lies above the true one."""
+    labels, given = labelled(rare, sureness, np.random.default_rng([seed, rare]))
+    return float(compute("ece", labels, given, CLASSES) > true_error(sureness))
+
+
 @dataclass(frozen=True)
 class Figure:
     """One share, over all replicates that gave one."""
@@ -238,31 +284,46 @@ class Figure:
     """Share of replicates without an interval."""
 
 
-def figure(
-    case: Case, rare: int, question: str, ask: Callable[[int], float], replicates: int, pool: Executor
-) -> Figure:
+def figure(case: str, rare: int, question: str, ask: Callable[[int], float], replicates: int, pool: Executor) -> Figure:
     """Asks `ask(seed)` of so many replicates."""
     found = np.array(list(pool.map(ask, range(replicates), chunksize=max(1, replicates // 40))))
     given = found[np.isfinite(found)]
     share = float(given.mean()) if len(given) else math.nan
     error = float(given.std() / math.sqrt(len(given))) if len(given) else math.nan
-    return Figure(case.name, rare, question, share, error, 1 - len(given) / replicates)
+    return Figure(case, rare, question, share, error, 1 - len(given) / replicates)
+
+
+def asked_of(case: Case, rare: int) -> dict[str, Callable[[int], float]]:
+    """Questions about one case."""
+    asked: dict[str, Callable[[int], float]] = {
+        f"95% interval, bootstrap over {over}": partial(covered, case, rare, over) for over in OVER
+    }
+    asked["95% interval over seeds and groups"] = partial(covered, case, rare, "seeds")
+    asked["level of paired comparison"] = partial(told_apart, case, rare)
+    asked["equal to the best, kept"] = partial(kept, case, rare, 0.0)
+    if rare >= ENOUGH:
+        asked["worse than the best, kept"] = partial(kept, case, rare, WORSE)
+    return asked
+
+
+def asked_of_errors(rare: int) -> dict[str, Callable[[int], float]]:
+    """Questions about the calibration error."""
+    asked: dict[str, Callable[[int], float]] = {}
+    for what, sureness in SURENESS.items():
+        asked[f"95% interval, probabilities {what}"] = partial(error_covered, rare, sureness)
+        asked[f"above the true error, probabilities {what}"] = partial(error_above, rare, sureness)
+    return asked
 
 
 def figures(
-    sizes: Sequence[int], replicates: int, pool: Executor, cases: Sequence[Case] = tuple(CASES)
+    sizes: Sequence[int], replicates: int, pool: Executor, cases: Sequence[str] = (*NAMES, CALIBRATION)
 ) -> Iterator[Figure]:
-    """All that the module's docstring lists."""
-    for case in cases:
+    """All that the module's docstring lists, of some cases by their names."""
+    for name in cases:
         for rare in sizes:
-            asked = {f"95% interval, bootstrap over {over}": partial(covered, case, rare, over) for over in OVER}
-            asked["95% interval over seeds and groups"] = partial(covered, case, rare, "seeds")
-            asked["level of paired comparison"] = partial(told_apart, case, rare)
-            asked["equal to the best, kept"] = partial(kept, case, rare, 0.0)
-            if rare >= ENOUGH:
-                asked["worse than the best, kept"] = partial(kept, case, rare, WORSE)
+            asked = asked_of_errors(rare) if name == CALIBRATION else asked_of(NAMES[name], rare)
             for question, ask in asked.items():
-                yield figure(case, rare, question, ask, replicates, pool)
+                yield figure(name, rare, question, ask, replicates, pool)
 
 
 def workers(processes: int | None = None) -> ProcessPoolExecutor:
@@ -298,9 +359,10 @@ def main(given: Sequence[str] | None = None) -> None:
     options.add_argument("--processes", type=int, help="by default as many as there are cores")
     options.add_argument("--json", type=Path)
     arguments = options.parse_args(given)
-    cases = [case for case in CASES if not arguments.cases or any(word in case.name for word in arguments.cases)]
+    names = [*NAMES, CALIBRATION]
+    cases = [name for name in names if not arguments.cases or any(word in name for word in arguments.cases)]
     if not cases:
-        options.error(f"--cases: none holds such a word; there are {'; '.join(case.name for case in CASES)}")
+        options.error(f"--cases: none holds such a word; there are {'; '.join(names)}")
     started, console, found = time.monotonic(), Console(), []
     with workers(arguments.processes) as pool:
         for one in figures(arguments.groups, arguments.replicates, pool, cases):

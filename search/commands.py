@@ -24,6 +24,7 @@ def check(options: argparse.Namespace) -> None:
 
 
 def search(options: argparse.Namespace) -> None:
+    from search.disclosure import public_command
     from search.launch import Interrupted
     from search.launch import search as run
 
@@ -38,8 +39,9 @@ def search(options: argparse.Namespace) -> None:
 
         smoke(config, path.parent, address=options.address, console=console)
         return
+    command = public_command(path, options.changes, options.address)
     try:
-        found = run(config, path.parent, address=options.address, console=console)
+        found = run(config, path.parent, address=options.address, console=console, command=command)
     except Interrupted:
         _interrupted(console, Path(config.storage) / config.name)
     next_steps(console, found)
@@ -282,11 +284,14 @@ def sync(options: argparse.Namespace) -> None:
             print(f"medtune: MLflow isn't up to date with {name}{todo}.", file=sys.stderr)
             sys.exit(1)
     else:
-        console = Console.of_terminal()
+        console, left_out = Console.of_terminal(), list[str]()
         with console.working("bringing MLflow up to date", of="trials"):
-            address, trials = sync_once(found.path)
+            address, trials = sync_once(found.path, left_out.append)
+        but = ", but for what stands below" if left_out else ""
         console.print(
-            f"{address} is up to date with {found.path.name}, {counted(trials, 'trial')}. Look: medtune ui {found.path}"
+            f"{address} is up to date with {found.path.name}, {counted(trials, 'trial')}{but}. "
+            f"Look: medtune ui {found.path}",
+            *(f"Not sent: {sentence}" for sentence in left_out),
         )
 
 

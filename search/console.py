@@ -6,17 +6,18 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 import rich.console
 from rich.console import RenderableType
 
-from search.record import best
+from search.record import Trial, best
 from search.rungs import rung_epochs
 from search.trial_text import describe_best, state_counts
 from spaces.backbone import licences_text
+from spaces.config import SearchConfig
 from spaces.words import counted
 
 if TYPE_CHECKING:
@@ -65,19 +66,37 @@ class Console:
         config = plan.config
         first = f"{counted(len(plan.first), 'first configuration')}, " if plan.first else ""
         rungs = rung_epochs(config.budget.epochs, config.stopping, config.dataset.split.folds)
-        random = [
-            b
-            for b in config.backbones
-            if (config.weights if isinstance(config.weights, str) else config.weights.get(b)) == "random"
-        ]
         self.print(
             f"Search {config.name}: {counted(config.budget.trials, 'trial')} of up to "
             f"{counted(config.budget.epochs, 'epoch')}, {first}{len(plan.prepared.train)} training and "
             f"{len(plan.prepared.validation)} validation images, {config.metric}",
             f"{counted(len(plan.space.searched), 'dimension')}, strategy {config.strategy}, sampler {config.sampler}; "
             + (f"compared after epochs {', '.join(map(str, rungs))}" if rungs else "nobody is stopped early"),
-            f"Folder {folder}, log {folder / 'log.txt'}",
+            _where(folder),
         )
+        self._weights(config)
+
+    def goes_on(self, plan: Plan, folder: Path, trials: Sequence[Trial]) -> None:
+        """What another launch goes on with, as shortly.
+
+        Args:
+            trials: the record.
+        """
+        config, left = plan.config, sum(not trial.state.terminal for trial in trials)
+        self.print(
+            f"Search {config.name} goes on: {len(trials)} of {counted(config.budget.trials, 'trial')} in its record"
+            + (f", {left} unfinished" if left else ""),
+            _where(folder),
+        )
+        self._weights(config)
+
+    def _weights(self, config: SearchConfig) -> None:
+        """Which are random, and the licences of the others."""
+        random = [
+            b
+            for b in config.backbones
+            if (config.weights if isinstance(config.weights, str) else config.weights.get(b)) == "random"
+        ]
         if random:
             self.print(
                 f"Weights of {', '.join(random)} are RANDOM: "
@@ -90,13 +109,17 @@ class Console:
     def ended(self, study: Study, found: SearchFolder, driver: Driver) -> None:
         counts = state_counts(study.trials)
         self.print(f"{counted(len(study.trials), 'trial')}: {', '.join(f'{n} {state}' for state, n in counts.items())}")
-        if driver.notice:
-            self.print(driver.notice)
+        if driver.early:
+            self.print(driver.early.text)
         if driver.out_of_time:
-            self.print(f"{driver.over}; go on with: medtune resume {found.path}")
+            self.print(f"{driver.over[:1].upper()}{driver.over[1:]}; go on with: medtune resume {found.path}")
         winner = best(study.trials, driver.direction)
         if winner:
             self.print(f"Best: {describe_best(winner, str(driver.config.metric), driver.config.budget.epochs)}")
+
+
+def _where(folder: Path) -> str:
+    return f"Folder {folder}, log {folder / 'log.txt'}"
 
 
 @contextlib.contextmanager

@@ -16,6 +16,8 @@ from search import folder as folders
 from search.cluster import Node, Room, check_address, check_cluster, check_labels, nodes, wanted_of
 from search.cluster import connect as connect
 from search.console import Console, chatter_to
+from search.ending import DRIVER as DRIVER
+from search.ending import leave, take_away
 from search.folder import SETTINGS, SearchFolder
 from search.head import watched
 from search.identity import MAY_CHANGE, identity, meaning, refuse_changes, settings_differences
@@ -35,7 +37,6 @@ from spaces.library import trial_config
 from spaces.mistakes import Mistake
 from spaces.strict import digest
 from spaces.words import counted
-from trainables.files import write_json
 from trainables.object_store import below
 
 RAY_SETTINGS = {
@@ -48,7 +49,6 @@ RAY_SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-DRIVER = "driver.json"  # what the last launch cost its driver
 LARGEST_GROUP = 64
 MakeSampler = Callable[[SearchConfig, Space, Direction, Sequence[Trial]], Sampler | Comparing]
 DEATHS = 2  # of a job's worker that are retried from the newest checkpoint
@@ -65,6 +65,7 @@ def search(
     address: str | None = None,
     console: Console | None = None,
     make_sampler: MakeSampler = sampler_of,
+    command: str = "",
 ) -> SearchFolder:
     """A new search, from its first trial to its last.
 
@@ -74,6 +75,7 @@ def search(
         address: of a Ray cluster; None starts one on this machine.
         console: where the person watches; None prints nothing.
         make_sampler: what says which trials to run; a benchmark replays a list of them.
+        command: what was typed to start it, as it may leave this machine (search.disclosure.public_command).
 
     Returns:
         The search's folder.
@@ -88,14 +90,19 @@ def search(
     _check(config.resources, address)
     with console.working("looking at the data") as progress:
         planned = plan(config, base, cluster=address is not None, progress=progress)
-    return start(planned, address=address, console=console, make_sampler=make_sampler)
+    return start(planned, address=address, console=console, make_sampler=make_sampler, command=command)
 
 
 def start(
-    planned: Plan, *, address: str | None, console: Console, make_sampler: MakeSampler = sampler_of
+    planned: Plan,
+    *,
+    address: str | None,
+    console: Console,
+    make_sampler: MakeSampler = sampler_of,
+    command: str = "",
 ) -> SearchFolder:
     """As `search`, of what was planned."""
-    found = folders.create(planned, identity(planned))
+    found = folders.create(planned, identity(planned) | ({"command": command} if command else {}))
     console.started(planned, found.path)
     try:
         _run(found, planned, address, console, make_sampler)
@@ -137,7 +144,7 @@ def resume(
     _check(config.resources, address)
     with console.working("looking at the data") as progress:
         planned = plan(config, found.path, cluster=address is not None, going_on=True, progress=progress)
-    _run(found, planned, address, console, accept_code=accept_code, keep=bool(changes))
+    _run(found, planned, address, console, accept_code=accept_code, keep=bool(changes), going_on=True)
     return found
 
 
@@ -168,11 +175,13 @@ def _run(
     make_sampler: MakeSampler = sampler_of,
     accept_code: bool = False,
     keep: bool = False,
+    going_on: bool = False,
 ) -> None:
     """
     Args:
         accept_code: as for `resume`.
         keep: write the settings into the search's folder.
+        going_on: the search was started before; the person is told with what.
     """
     config = planned.config
     with only_writer(found.path):
@@ -193,6 +202,8 @@ def _run(
             console.print(f"{folders.DATA}: it wasn't what the search began with; written again, from the data.")
         if keep:
             folders.write_settings(found, config)
+        if going_on:
+            console.goes_on(planned, found.path, study.trials)
         sampler = make_sampler(config, planned.space, planned.direction, study.trials)
         started = time.perf_counter()
         with chatter_to(found.log):
@@ -219,7 +230,7 @@ def _run(
             "record_seconds": driver.seconds,
             "tracking_seconds": tracking,
         }
-        write_json(found.path / DRIVER, costs)
+        leave(found.path, costs, driver.ending)
         console.ended(study, found, driver)
         if driver.stopping.is_set() and (left or len(study.trials) < config.budget.trials):
             raise Interrupted
@@ -271,6 +282,7 @@ def _drive(driver: Any, found: SearchFolder, planned: Plan, address: str | None,
                 verbose=0,
             ),
         )
+        take_away(found.path)
         try:
             tuner.fit()
         except Exception:

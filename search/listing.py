@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from search.columns import Column, fitting
+from search.ending import early_ending
 from search.folder import DATA, SETTINGS, SearchFolder
 from search.record import best
 from search.tracking import being_driven
@@ -30,7 +31,8 @@ class Listed:
 
     name: str
     state: str
-    """`running` (a driver holds it), `finished`, `unfinished`, or `can't be read` with the reason in `trouble`."""
+    """`running` (a driver holds it), `finished`, `unfinished`; or, with the reason in `trouble`, `ended early` (all
+    that was started has ended), `can't be read`."""
     owner: str
     """User whose folder it is."""
     size: int
@@ -104,11 +106,12 @@ def _listed(folder: Path) -> Listed:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         return Listed(folder.name, UNREADABLE, owner, size, changed, trouble=reason)
     ended = sum(trial.state.terminal for trial in study.trials)
-    over = ended == len(study.trials) >= config.budget.trials
+    over, driven = ended == len(study.trials) >= config.budget.trials, being_driven(folder)
+    early = early_ending(folder, study.trials, config.budget.trials) if ended == len(study.trials) else None
     winner = best(study.trials, study.identity["direction"])
     return Listed(
         name=config.name,
-        state="running" if being_driven(folder) else "finished" if over else "unfinished",
+        state="running" if driven else "finished" if over else "ended early" if early else "unfinished",
         owner=owner,
         size=size,
         changed=changed,
@@ -120,6 +123,7 @@ def _listed(folder: Path) -> Listed:
         best_trial=winner.number if winner else None,
         interval=value_interval(winner, str(study.identity["metric"]), config.budget.epochs) if winner else None,
         tags=config.tags,
+        trouble=early.text if early and not driven else "",
     )
 
 
@@ -157,7 +161,7 @@ def readable(size: float) -> str:
 
 
 def lines(found: Sequence[Listed], width: int, now: float | None = None) -> Iterator[RenderableType]:
-    """For a terminal of so many characters: a table, and below it why a search can't be read."""
+    """For a terminal of so many characters: a table, and below it why a search can't be read or ended early."""
     columns = [
         Column[Listed]("search", lambda one: one.name, 10),
         Column[Listed]("state", lambda one: one.state, 9),
@@ -178,7 +182,7 @@ def lines(found: Sequence[Listed], width: int, now: float | None = None) -> Iter
 
 def _best(one: Listed) -> str:
     if one.best is None:
-        return "" if one.trouble else "none yet"
+        return "none yet" if one.ordered else ""
     return f"{one.best:.4f}"
 
 

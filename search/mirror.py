@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,11 +23,13 @@ from search.disclosure import (
     public_parameter,
     public_value,
 )
+from search.ending import Ending, early_ending
 from search.mlflow_store import connect as connect
 from search.mlflow_store import experiment_of
 from search.note import note
 from search.record import State, Trial
-from trainables.card import README
+from spaces.mistakes import Mistake
+from trainables.card import README, check_weights
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -72,6 +74,8 @@ class Mirror:
             folder: of the search, whose finals' models and best trial's curves are sent, too; None sends no files.
         """
         self.uri, self.search, self.folder = tracking_uri, search, folder
+        self.left_out: list[str] = []
+        """What the last update didn't send since it is missing or damaged here, a sentence each."""
         self._client: MlflowClient | None = None
         self._experiment = ""
         self._runs: dict[str, _Mirrored] | None = None
@@ -108,8 +112,10 @@ class Mirror:
         parent = self._run(client, "", f"search {self.search.name}", started, {})
         for trial in trials:
             self._update_trial(client, parent, trial, driven)
-        self._update_parent(client, parent, trials, driven)
-        self._update_models(client, parent)
+        self.left_out = []
+        models = self._finals()
+        self._update_parent(client, parent, trials, models, driven)
+        self._update_models(client, parent, models)
 
     def _find(self, client: MlflowClient) -> dict[str, _Mirrored]:
         found: dict[str, list[Run]] = {}
@@ -194,7 +200,14 @@ class Mirror:
         accelerators, cpus, workers = (float(self.search.settings.get(f"resources.{name}", 0)) for name in names)
         return trial.seconds * (accelerators or cpus) * workers / 3600
 
-    def _update_parent(self, client: MlflowClient, parent: _Mirrored, trials: list[Trial], driven: bool) -> None:
+    def _update_parent(
+        self,
+        client: MlflowClient,
+        parent: _Mirrored,
+        trials: list[Trial],
+        models: Sequence[FinalModel],
+        driven: bool,
+    ) -> None:
         search, ended = self.search, [t for t in trials if t.state.terminal]
         metrics, winner = [], None
         for step, trial in enumerate(sorted(ended, key=lambda t: (t.ended or 0.0, t.number)), start=1):
@@ -220,7 +233,9 @@ class Mirror:
             **{f"medtune.fixed.{name}": value for name, value in _fixed(search, trials).items()},
             **{f"medtune.trials.{state}": str(count) for state, count in counts.items()},
             "medtune.device_hours": f"{hours:.3f}",
-            NOTE_TAG: note(search, counts, winner, driven, hours, [model.line() for model in self._finals()]),
+            NOTE_TAG: note(
+                search, counts, winner, driven, hours, [model.line() for model in models], self._ending(trials, driven)
+            ),
         }
         self._send_tags(client, parent, tags)
         if search.data_digest and not parent.has_dataset:
@@ -236,15 +251,17 @@ class Mirror:
             status = "FAILED" if ended and failed == len(ended) else "FINISHED"
         self._send_status(client, parent, status, max((t.ended or 0.0 for t in ended), default=time.time()))
 
-    def _update_models(self, client: MlflowClient, parent: _Mirrored) -> None:
+    def _update_models(self, client: MlflowClient, parent: _Mirrored, models: Sequence[FinalModel]) -> None:
         """A run for each model of a final, with its files and a version in the registry.
 
         A version that somebody has deleted is not made again.
         """
-        for model in self._finals():
+        for model in models:
             from search.registry import register, send_files
 
             tag = f"{self.search.identifier}:{model.digest[:12]}"
+            if self._is_damaged(tag, model):
+                continue
             tags = {MODEL_TAG: tag, PARENT_TAG: parent.run_id}
             run = self._run(client, tag, f"final {model.name}", model.written, tags)
             if run.status == "FINISHED":
@@ -264,9 +281,22 @@ class Mirror:
             self._send_tags(client, run, about)
             self._send_status(client, run, "FINISHED", model.written)
 
+    def _is_damaged(self, tag: str, model: FinalModel) -> bool:
+        """Whether a model's files, unless MLflow has them, aren't those that were written."""
+        assert self._runs is not None
+        run = self._runs.get(tag)
+        if run is not None and (run.status == "FINISHED" or run.tags.get(FILES_TAG) == "sent"):
+            return False
+        try:
+            check_weights(model.folder, model.card)
+        except Mistake as mistake:
+            self.left_out.append(str(mistake))
+            return True
+        return False
+
     def _send_curves(self, client: MlflowClient, parent: _Mirrored, winner: Trial | None) -> None:
-        """Pictures of the best trial on validation; of one whose predictions were pruned, none."""
-        if self.folder is None or winner is None or not (self.folder / "trials").is_dir():
+        """Pictures of the best trial on validation; none where its predictions are missing or damaged."""
+        if self.folder is None or winner is None:
             return
         if parent.tags.get(CURVES_TAG) == str(winner.number):
             return
@@ -274,22 +304,35 @@ class Mirror:
         from trainables.predictions import Predictions
         from trainables.trial_files import PREDICTIONS, trial_folder
 
+        file = trial_folder(self.folder, winner.number) / PREDICTIONS
         try:
-            predictions = Predictions.load(trial_folder(self.folder, winner.number) / PREDICTIONS)
-        except (OSError, ValueError):
+            predictions = Predictions.load(file)
+        except (OSError, ValueError) as error:
+            why = (error.strerror if isinstance(error, OSError) else None) or "damaged"
+            self.left_out.append(
+                f"{file}: {why}, so that there are no pictures of the best trial; restore the file from a backup."
+            )
             return
         with tempfile.TemporaryDirectory() as temporary:
             title = f"Trial {winner.number} of {self.search.name}, validation"
-            for file in draw_curves(Path(temporary), predictions, list(self.search.counts["train"]), title):
-                client.log_artifact(parent.run_id, str(file), CURVES)
+            for picture in draw_curves(Path(temporary), predictions, list(self.search.counts["train"]), title):
+                client.log_artifact(parent.run_id, str(picture), CURVES)
         self._send_tags(client, parent, {CURVES_TAG: str(winner.number)})
 
-    def _finals(self) -> Iterator[FinalModel]:
+    def _finals(self) -> list[FinalModel]:
         """Models of finals; their code is loaded where there are any."""
-        if self.folder is not None and any(self.folder.glob(f"*/model-*/{README}")):
-            from search.registry import final_models
+        if self.folder is None or not any(self.folder.glob(f"*/model-*/{README}")):
+            return []
+        from search.registry import final_models
 
-            yield from final_models(self.folder)
+        return list(final_models(self.folder, self.left_out.append))
+
+    def _ending(self, trials: Sequence[Trial], driven: bool) -> Ending | None:
+        """Why the search ended early, if it did."""
+        ordered = self.search.settings.get("budget.trials", "")
+        if driven or self.folder is None or not ordered.isdigit():
+            return None
+        return early_ending(self.folder, trials, int(ordered))
 
     def _send_metrics(
         self,

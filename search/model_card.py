@@ -58,7 +58,6 @@ def card_text(model: Path, result: dict[str, Any], report: dict[str, Any], data:
     card = read_card(model, (MODEL, ENSEMBLE))
     is_ensemble = card["kind"] == ENSEMBLE
     counts, config, own = result["counts"], report["config"], report["ensemble"] if is_ensemble else report
-    licence = backbone(config["backbone"]).licence
     environment = Environment(
         loader=PackageLoader("search"), autoescape=False, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True,
@@ -84,8 +83,7 @@ def card_text(model: Path, result: dict[str, Any], report: dict[str, Any], data:
         calibration=own["calibration"],
         scarce=[name for name in card["classes"] if counts["test"][name] < LEAST],
         least=LEAST,
-        licence=licence,
-        non_commercial="NC" in licence.split("-"),
+        licence=backbone(config["backbone"]).licence_text,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from search.disclosure import NAME, SearchFacts, public_parameter
+from search.ending import Ending
 from search.record import State, Trial
 from search.trial_text import parameters_text, value_interval, value_text
 
@@ -22,6 +23,7 @@ def note(
     driven: bool,
     hours: float,
     finals: Sequence[str] = (),
+    ending: Ending | None = None,
 ) -> str:
     """As Markdown.
 
@@ -30,12 +32,15 @@ def note(
         driven: whether a driver runs the search.
         hours: of devices, spent in epochs so far.
         finals: a line for each model of a final.
+        ending: why it ended early, if it did.
     """
     name, ordered = search.name, search.settings.get("budget.trials", "?")
     ended = sum(n for state, n in counts.items() if state != State.RUNNING)
     called = {str(State.RUNNING): str(State.RUNNING) if driven else "unfinished"}
     states = ", ".join(f"{n} {called.get(state, state)}" for state, n in counts.items() if n) or "none yet"
     lines = [f"**{name}**: {ended} of {ordered} trials ended ({states}); {hours:.2f} device hours in epochs."]
+    if ending is not None:
+        lines.append(f"Ended early: {ending.public.rstrip('.')}.")
     if winner is None:
         lines.append("No complete trial yet.")
     else:
@@ -53,10 +58,13 @@ def note(
     commands = {"look": f"medtune status {name}"}
     if not driven and (counts.get(State.RUNNING) or (ordered.isdigit() and ended < int(ordered))):
         commands["go on"] = f"medtune resume {name}"
-    elif not driven:
-        compare = search.settings.get("strategy") == "compare"
-        commands["export"] = f"medtune export {name} -o best.yaml{' --per backbone' if compare else ''}"
-        commands["make a final"] = f"medtune final {'best-*.yaml' if compare else 'best.yaml'}"
+    if not driven and not counts.get(State.RUNNING):
+        if winner is not None:
+            compare = search.settings.get("strategy") == "compare"
+            commands["export"] = f"medtune export {name} -o best.yaml{' --per backbone' if compare else ''}"
+            commands["make a final"] = f"medtune final {'best-*.yaml' if compare else 'best.yaml'}"
         commands["report"] = f"medtune report {name} -o report.html"
     told = [f"To {what}: `{command}`" for what, command in commands.items()]
+    if search.command:
+        told.insert(0, f"Started by `{search.command}`, paths left out.")
     return "\n\n".join([*lines, *finals, *told, WHERE])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -25,6 +26,7 @@ from trainables.card import CARD, README, answer_columns, read_card
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
+log = logging.getLogger(__name__)
 FOLDER = "model"  # of a run's artifacts
 LOADER, IMAGE = "trainables.serving", "image"
 DIGEST_TAG = "medtune.model"
@@ -80,7 +82,6 @@ class FinalModel:
     def description(self) -> str:
         """What a person should know who finds the model in the registry, as Markdown."""
         card, config = self.card, self.card["config"]
-        licence = "none, they were RANDOM" if config["weights"] == "random" else backbone(config["backbone"]).licence
         return "\n\n".join(
             [
                 f"**{card['metric']} {interval_text(card['test'])}** on the test set, with its 95% interval over "
@@ -90,20 +91,36 @@ class FinalModel:
                 f"Input: column `{IMAGE}`, the bytes of an image file (in JSON as base64). Output: "
                 "`predicted`, and of each class `p_CLASS`, `calibrated_CLASS` and `positive_CLASS` as far as the "
                 "final could fit a temperature and fix a threshold.",
-                f"Not a medical device. Licence of the weights that it began with: {licence}. "
+                f"Not a medical device. Licence of the weights that it began with: {licence_of(config)}. "
                 f"More in {FOLDER}/data/{self.folder.name}/{README}.",
             ]
         )
 
 
-def final_models(search: Path) -> Iterator[FinalModel]:
-    """Models of the finals in a search's folder, as far as they are written; damaged ones are left out."""
+def final_models(search: Path, damaged: Callable[[str], None] = log.warning) -> Iterator[FinalModel]:
+    """Models of the finals in a search's folder, as far as they are written.
+
+    Args:
+        damaged: called with a sentence for each one that is left out since its card is damaged.
+    """
     for card in sorted(search.glob(f"*/model-*/{README}")):  # written last of all
         if (card.parents[1] / RESULT).is_file():
             try:
-                yield FinalModel(card.parent, read_card(card.parent))
-            except Mistake:
+                model = FinalModel(card.parent, read_card(card.parent))
+            except Mistake as mistake:
+                damaged(str(mistake))
                 continue
+            yield model
+
+
+def licence_of(config: Mapping[str, Any]) -> str:
+    """Of the weights that a trial began with, with what it asks for; `config`: the trial's, as a card has it."""
+    if config["weights"] == "random":
+        return "none, they were RANDOM"
+    published = backbone(config["backbone"]).licence_text
+    if config["weights"] == "file":
+        return f"that of a file, which whoever made it knows (of the published ones, which it may hold: {published})"
+    return published
 
 
 def registered_name(search: str) -> str:

@@ -27,7 +27,8 @@ from scipy import integrate, stats
 
 from search import figures
 from search.console import duration
-from search.disclosure import public_backbone, public_cause
+from search.disclosure import public_backbone, public_cause, public_label
+from search.ending import Ending, early_ending
 from search.final_result import Configuration, FinalResult, finals
 from search.folder import SearchFolder, to_yaml
 from search.interval_text import unreliable
@@ -126,10 +127,34 @@ class Page:
     """The best trial's on validation, with images; None where they weren't asked for."""
     extensions: list[dict[str, Any]]
     """What the search was extended by: trials there were, and settings with what they were and are."""
+    ending: Ending | None
+    """Why it ended early, if it did."""
 
     @property
     def device(self) -> str:
         return "accelerators" if self.config.resources.accelerators else "CPUs"
+
+    @property
+    def spent(self) -> str:
+        """Epochs, and the hours in them of all workers together."""
+        wanted, epochs = self.config.resources, sum(trial.done for trial in self.trials)
+        seconds = self.seconds * wanted.workers
+        accelerators = f"{_hours(seconds * wanted.accelerators)} accelerator hours" if wanted.accelerators else ""
+        return (
+            f"{epochs} epochs; {accelerators or 'no accelerator'}, {_hours(seconds * wanted.cpus)} CPU hours in "
+            "epochs, without loading and waiting"
+        )
+
+    @property
+    def sharing(self) -> str:
+        """What sharing saved of the passes through frozen blocks, as far as trials left their counts."""
+        of = self.shared
+        if of.saved:
+            return (
+                f"{of.saved:.0%} of the passes of training images through frozen blocks: {of.read} read, "
+                f"{of.computed} computed, in complete trials"
+            )
+        return "nothing: every pass through frozen blocks was computed" if of.computed else "nothing is known of it"
 
     @property
     def dataset(self) -> str:
@@ -210,7 +235,7 @@ def report(searches: Sequence[SearchFolder], output: Path, images: bool = False)
     environment.filters.update(
         value=_value, short=_short, hours=_hours, duration=duration, cause=public_cause, label=_label, words=_words,
         key=_key, sentence=_sentence, unreliable=unreliable, origin=origin, times=lambda n: counted(n, "time"),
-        count_of=counted, cell=_cell,
+        count_of=counted, cell=_cell, public=public_label,
     )  # fmt: skip
     environment.globals.update(what_is_trained=what_is_trained, State=State, interval_or_why=interval_or_why)
     text = environment.get_template(TEMPLATES[kind]).render(
@@ -277,6 +302,7 @@ def _page(found: SearchFolder, drawn: bool, images: bool) -> Page:
         shared=shared(found.path, trials),
         errors=worst_errors(found, winner) if images and winner else None,
         extensions=identity.get("extensions", []),
+        ending=early_ending(found.path, trials, config.budget.trials),
     )
 
 

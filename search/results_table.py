@@ -12,13 +12,15 @@ from search.disclosure import public_cause, public_label, public_parameter
 from search.final_result import finals
 from search.folder import SearchFolder
 from search.spent import devices
+from search.trial_text import LEVEL, value_interval
 
 COLUMNS = (
     "kind", "search", "dataset", "part", "labels_from", "metric", "backbone", "trial", "state", "cause", "value",
-    "standard_error", "low", "high", "level", "epochs", "seeds", "device_hours",
+    "standard_error", "low", "high", "interval_level", "epochs", "seeds", "device_hours",
 )  # fmt: skip
 """Before the parameters of trials, a column each. `kind` is trial or final; `part` is what the value is measured on,
-`labels_from` who labelled it, where the dataset says: values against labels of two sources don't belong together."""
+`labels_from` who labelled it, where the dataset says: values against labels of two sources don't belong together;
+`interval_level` that of the interval from `low` to `high` (a trial's own `level` is that of augmentation)."""
 
 
 def results_table(searches: Sequence[SearchFolder]) -> str:
@@ -47,7 +49,8 @@ def results_table(searches: Sequence[SearchFolder]) -> str:
 def _trials(found: SearchFolder) -> Iterator[dict[str, Any]]:
     config, study = found.config(), found.study()
     for trial in study.trials:
-        values = trial.values()
+        values, metric = trial.values(), str(study.identity["metric"])
+        ends = value_interval(trial, metric, config.budget.epochs)
         yield {
             "kind": "trial",
             "part": "validation",
@@ -57,6 +60,7 @@ def _trials(found: SearchFolder) -> Iterator[dict[str, Any]]:
             "cause": public_cause(trial.cause),
             "value": trial.value if trial.value is not None else values[-1] if values else None,
             "standard_error": trial.standard_error(config.budget.epochs),
+            **({"low": ends[0], "high": ends[1], "interval_level": LEVEL} if ends else {}),
             "epochs": trial.done,
             "device_hours": trial.seconds * devices(config.resources) / 3600,
             **{name: _plain(name, value) for name, value in trial.point.items()},
@@ -76,7 +80,8 @@ def _finals(found: SearchFolder) -> Iterator[dict[str, Any]]:
                 "backbone": report["backbone"],
                 "trial": report["found"]["trial"],
                 "state": "complete",
-                **{name: test[name] for name in ("value", "low", "high", "level")},
+                **{name: test[name] for name in ("value", "low", "high")},
+                "interval_level": test["level"],
                 "seeds": len(report["seeds"]),
             }
 

@@ -22,6 +22,8 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from search.cancellation import CAUSE, answered, asked
+from search.disclosure import public_cause
+from search.ending import Ending
 from search.outages import outage, sentence
 from search.plateau import since_better
 from search.record import Epoch, State, Trial
@@ -86,7 +88,8 @@ class Driver:
             search=search,
         )
         self.stopping = threading.Event()
-        self.notice = ""
+        self.early: Ending | None = None
+        """Why no more trials are started, though fewer were than were ordered."""
         self.exhausted: dict[str, str] = {}
         """Of each backbone of which nothing is left to be tried, a clause that says why."""
         self.seconds = 0.0
@@ -118,11 +121,19 @@ class Driver:
         """Which of the budget's limits in hours is reached, as a clause; empty where none is."""
         budget = self.config.budget
         if self.deadline is not None and time.monotonic() > self.deadline:
-            return f"The time of {budget.hours:g} hours is over"
+            return f"the time of {budget.hours:g} hours is over"
         if budget.device_hours is not None and self.spent >= budget.device_hours * 3600:
             spent = f"{self.spent / 3600:.3g} device-hours of {budget.device_hours:.3g}"
             return f"{spent} are spent (raise budget.device_hours)"
         return ""
+
+    @property
+    def ending(self) -> Ending | None:
+        """Why the search ends before all trials were run; None where it doesn't, or where a person stopped it."""
+        cut = any(not trial.state.terminal for trial in self.study.trials)
+        if self.over and (cut or self.early is None):
+            return Ending.of(self.over)
+        return self.early
 
     def cancel_what_was_asked(self) -> None:
         """Ends the trials that a person asked to be cancelled since the last look."""
@@ -169,9 +180,8 @@ class Driver:
             return False
         if len({re.sub(r"\d+", "#", trial.cause) for trial in ended}) != 1:
             return False
-        self.notice = (
-            f"all of the first {len(ended)} trials failed for one reason, so no more were started: {ended[0].cause}"
-        )
+        said = f"all of the first {len(ended)} trials failed for one reason, so no more were started: "
+        self.early = Ending(said + ended[0].cause, said + public_cause(ended[0].cause))
         return True
 
     def _on_a_plateau(self) -> bool:
@@ -180,7 +190,7 @@ class Driver:
         if wanted is None or (since := since_better(self.study.trials, self.direction, margin)) < wanted:
             return False
         by = f" by more than {margin:g}" if margin else ""
-        self.notice = (
+        self.early = Ending.of(
             f"none of the last {since} trials was better{by} than what was there before (budget.plateau: {wanted}), so "
             f"no more were started; a resume with --set budget.plateau=null goes on"
         )
@@ -222,7 +232,9 @@ class Driver:
         try:
             return self.sampler.ask(number), self.config.sampler
         except Exhausted as why:
-            self.notice = f"{why}, of this space after {counted(number, 'trial')}"
+            self.early = Ending.of(
+                f"{why}, of this space after {counted(number, 'trial')}; medtune extend takes a wider one"
+            )
             return None
 
     def _next_compared(self, number: int) -> tuple[Point, str] | None:
@@ -242,7 +254,10 @@ class Driver:
             except Exhausted as why:
                 self.exhausted[name] = f"{why}, of {name} after {counted(had[name], 'trial')}"
         if self.exhausted:
-            self.notice = f"not every backbone got {counted(share, 'trial')}: {'; '.join(self.exhausted.values())}"
+            self.early = Ending.of(
+                f"not every backbone got {counted(share, 'trial')}: {'; '.join(self.exhausted.values())}; medtune "
+                "extend takes a wider space"
+            )
         return None
 
     def told(self, messages: list[dict[str, Any]], job: Sequence[int]) -> bool:

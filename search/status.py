@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from search.ending import early_ending
 from search.folder import SearchFolder
 from search.record import State, Trial, best
 from search.trial_text import (
@@ -35,6 +36,7 @@ def status_json(found: SearchFolder) -> str:
     config, study = found.config(), found.study()
     direction = study.identity["direction"]
     winner = best(study.trials, direction)
+    ending = early_ending(found.path, study.trials, config.budget.trials)
     data = {
         "name": config.name,
         "folder": str(found.path),
@@ -42,6 +44,7 @@ def status_json(found: SearchFolder) -> str:
         "direction": direction,
         "ordered": config.budget.trials,
         "states": state_counts(study.trials),
+        "ended_early": ending.text if ending else None,
         "best": winner.number if winner else None,
         "trials": trial_rows(study.trials, config.budget.epochs),
     }
@@ -67,6 +70,8 @@ def status_lines(found: SearchFolder, width: int | None) -> Iterator[RenderableT
         yield f"In all trials: {parameters_text(alike)}"
     counts = ", ".join(f"{n} {state}" for state, n in state_counts(study.trials).items()) or "none yet"
     yield f"{config.name}: {len(study.trials)} of {counted(config.budget.trials, 'trial')}: {counts}"
+    if ending := early_ending(found.path, study.trials, config.budget.trials):
+        yield f"Ended early: {ending.text}"
     yield f"Best: {describe_best(winner, metric, config.budget.epochs)}" if winner else "No complete trial yet."
     if winner and value_interval(winner, metric, config.budget.epochs):
         yield (

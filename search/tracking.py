@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -179,8 +179,11 @@ class _Record:
         return facts(config, study.identity), study.trials
 
 
-def sync_once(folder: Path) -> tuple[str, int]:
+def sync_once(folder: Path, left_out: Callable[[str], None] = log.warning) -> tuple[str, int]:
     """Brings MLflow up to date with the search in `folder`.
+
+    Args:
+        left_out: called with a sentence for each thing that isn't sent since it is missing or damaged.
 
     Returns:
         The address without credentials, and how many trials are there.
@@ -194,11 +197,14 @@ def sync_once(folder: Path) -> tuple[str, int]:
         driven = being_driven(folder)
         search, trials = _Record(folder).read()
         try:
-            Mirror(uri, search, folder).update(trials, driven=driven)
+            mirror = Mirror(uri, search, folder)
+            mirror.update(trials, driven=driven)
         except Exception as error:
             raise Mistake(
                 f"MLflow at {public_uri(uri)} failed ({_first_line(error, uri)}); try again: nothing is sent twice."
             ) from error
+    for sentence in mirror.left_out:
+        left_out(sentence)
     return public_uri(uri), len(trials)
 
 
@@ -233,7 +239,7 @@ def follow(folder: Path, *, poll: float = POLL, longest_wait: float = LONGEST_WA
 def _follow(folder: Path, uri: str, poll: float, longest_wait: float, patience: float) -> bool:
     record, mirror = _Record(folder), None
     wait, since, trouble = poll, 0.0, False
-    seen_driven = time.monotonic()
+    seen_driven, told = time.monotonic(), set[str]()
     while True:
         if not folder.is_dir():
             log.warning("the search's folder is gone; nothing more to mirror")
@@ -259,6 +265,10 @@ def _follow(folder: Path, uri: str, poll: float, longest_wait: float, patience: 
         if since:
             log.warning("up to date again after %.0f s", time.monotonic() - since)
             since = 0.0
+        for sentence in mirror.left_out:
+            if sentence not in told:
+                log.warning("not sent: %s", sentence.replace(f"{folder}/", ""))
+                told.add(sentence)
         if not driven:
             if not trouble:
                 return True

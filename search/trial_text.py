@@ -9,7 +9,7 @@ from search.record import State, Trial
 from trainables.ranges import RANGES, within_range
 
 SAID = ("backbone", "trained_blocks")  # of a configuration, in front of its other parameters
-Z95 = 1.959964  # quantile of the normal distribution for a 95% interval
+LEVEL, Z95 = 0.95, 1.959964  # of intervals, and the quantile of the normal distribution for it
 
 
 def state_counts(trials: Sequence[Trial]) -> dict[str, int]:

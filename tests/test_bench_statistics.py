@@ -12,7 +12,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.statistics import CASES, ENOUGH, Case, covered, draw, kept, main, told_apart
+from benchmarks.statistics import (
+    CALIBRATION,
+    CASES,
+    ENOUGH,
+    SURENESS,
+    Case,
+    covered,
+    draw,
+    error_above,
+    error_covered,
+    kept,
+    labelled,
+    main,
+    told_apart,
+    true_error,
+)
 from trainables.metrics import compute
 
 ROOT = Path(__file__).parents[1]
@@ -57,6 +72,22 @@ def test_who_equals_the_best_is_kept_and_who_is_worse_is_not() -> None:
     assert share(partial(kept, case, ENOUGH, 1.0), 20) < 0.5
 
 
+def test_the_true_calibration_error_is_that_of_very_many_images() -> None:
+    assert true_error(SURENESS["right"]) == 0
+    labels, given = labelled(20_000, SURENESS["too sure"], np.random.default_rng(1))
+    assert compute("ece", labels, given, given.shape[1]) == pytest.approx(true_error(SURENESS["too sure"]), abs=0.005)
+
+
+def test_of_few_images_the_calibration_error_lies_above_its_true_value() -> None:
+    """Which is why it is given without an interval: a bootstrap's doesn't hold it."""
+    right = SURENESS["right"]
+    assert share(partial(error_above, 5, right), 60) == 1
+    assert share(partial(error_covered, 5, right), 20) == 0
+    sure = SURENESS["too sure"]
+    assert share(partial(error_above, 5, sure), 60) > 0.6
+    assert share(partial(error_covered, 5, sure), 40) < 0.9
+
+
 def test_all_of_it_runs(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.statistics", "--replicates", "2", "--groups", "5"]
     done = subprocess.run(
@@ -64,8 +95,8 @@ def test_all_of_it_runs(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
-    assert {one["case"] for one in found["figures"]} == {case.name for case in CASES}
-    assert len({one["question"] for one in found["figures"]}) == 5
+    assert {one["case"] for one in found["figures"]} == {*(case.name for case in CASES), CALIBRATION}
+    assert len({one["question"] for one in found["figures"]}) == 9
     assert all(0 <= one["share"] <= 1 for one in found["figures"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -12,7 +13,7 @@ from spaces.mistakes import Mistake
 from spaces.strict import digest
 from trainables.files import write_json
 
-CARD, README = "model.json", "README.md"
+CARD, README, WEIGHTS = "model.json", "README.md", "model.safetensors"
 MODEL, ENSEMBLE = "medtune model", "medtune ensemble"
 """Kinds: one model with its weights, or several folders of such whose probabilities are averaged."""
 
@@ -49,6 +50,23 @@ def read_card(folder: Path, kinds: tuple[str, ...] = (MODEL,)) -> dict[str, Any]
             f"{folder / CARD}: has another digest than it was written with; take a copy of it, or run the final anew."
         )
     return card
+
+
+def check_weights(folder: Path, card: dict[str, Any]) -> None:
+    """That a model's file of weights is the one that its card was written with.
+
+    Raises:
+        Mistake: it isn't, or can't be read.
+    """
+    try:
+        with (folder / WEIGHTS).open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise Mistake(f"{folder / WEIGHTS}: can't be read ({error.strerror}); give this user the right to.") from None
+    if found != card["weights"]:
+        raise Mistake(
+            f"{folder / WEIGHTS}: doesn't have the digest that {CARD} says; take a copy of it, or run the final anew."
+        )
 
 
 def thresholds(card: dict[str, Any]) -> dict[str, float]:

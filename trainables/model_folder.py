@@ -18,16 +18,13 @@ from safetensors.torch import load_file, save_file
 
 from spaces.backbone import backbone
 from spaces.config import FORMAT, TrialConfig
-from spaces.mistakes import Mistake
 from trainables.card import CARD as CARD
-from trainables.card import ENSEMBLE, MODEL, write_card
+from trainables.card import ENSEMBLE, MODEL, WEIGHTS, check_weights, write_card
 from trainables.card import read_card as read_card
 from trainables.data.manifest import Task
 from trainables.data.pixels import PixelSpec
 from trainables.files import as_new, folder_atomic
 from trainables.model import Model, build_model
-
-WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -113,15 +110,7 @@ def load_model(folder: Path) -> Trained:
         Mistake: no model there, or a damaged one, or one of another format.
     """
     card = read_card(folder)
-    try:
-        with (folder / WEIGHTS).open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise Mistake(f"{folder / WEIGHTS}: can't be read ({error.strerror}); give this user the right to.") from None
-    if found != card["weights"]:
-        raise Mistake(
-            f"{folder / WEIGHTS}: doesn't have the digest that {CARD} says; take a copy of it, or run the final anew."
-        )
+    check_weights(folder, card)
     config = TrialConfig.model_validate(card["config"])
     generator = torch.get_rng_state()
     # The weights all come from the file; nothing is asked of a hub.

@@ -72,6 +72,8 @@ def test_everything_is_there(found: SearchFolder, made: Path) -> None:
     readme = (made / "README.md").read_text()
     winner = best(found.study().trials, "maximize")
     assert "medtune search search.yaml" in readme and winner is not None
+    assert "medtune diff" not in readme, "which reads searches"
+    assert "at the foot of its report" in readme and told["data"] in readme
     assert f"{value_text(winner, 'balanced_accuracy', 4)} on validation, with its 95% interval over groups." in readme
 
 

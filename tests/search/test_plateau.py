@@ -36,6 +36,8 @@ def test_no_more_trials_are_started_and_a_resume_may_want_more(tmp_path: Path) -
     assert again.next_job() == jobs[3], "what was started goes on"
     finish(again, jobs[3], 0.64)
     assert again.next_job() is None and len(again.study.trials) == 4
-    assert "none of the last 2 trials was better by more than 0.05" in again.notice and "budget.plateau" in again.notice
+    assert again.ending is not None and again.ending.public == again.ending.text
+    assert "none of the last 2 trials was better by more than 0.05" in again.ending.text
+    assert "budget.plateau" in again.ending.text
     more = config.model_copy(update={"budget": budget.model_copy(update={"plateau": 3})})
     assert driver(tmp_path, more).next_job() is not None

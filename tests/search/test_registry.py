@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import json
+import logging
 import os
 import re
 import shutil
@@ -21,16 +22,17 @@ import pytest
 
 from search.final import final as run_final
 from search.folder import SETTINGS, SearchFolder
+from search.interval_text import interval_text
 from search.mirror import MODEL_TAG, Mirror
 from search.mlflow_store import MLFLOW_SETTINGS, connect
 from search.record import best
 from search.registry import FinalModel, final_models, requirements
-from search.tracking import local_uri, search_facts, sync_once
+from search.tracking import follow, local_uri, search_facts, sync_once
 from search.ui import free_port
 from tests.search.conftest import succeed, write_digits
 from tests.search.finals import final_of, search_of
 from tests.search.test_predict import SEARCH
-from trainables.card import README, write_card
+from trainables.card import CARD, README, WEIGHTS, write_card
 from trainables.trial_files import PREDICTIONS, trial_folder
 
 STARTING = 240  # seconds that a server may take on a busy machine
@@ -98,7 +100,11 @@ def test_what_a_person_reads(made: SearchFolder) -> None:
     [model] = final_models(made.path)
     interval = model.card["test"]
     text = model.description()
-    assert f"{interval['value']:.4f}" in text and "opening 1 of this test set" in text.lower()
+    sure = {**interval, "value": 0.9, "low": 0.8, "high": 0.95, "warnings": []}
+    whole = FinalModel(model.folder, {**model.card, "test": sure}).description()
+    assert "**balanced_accuracy 0.9000 [0.8000, 0.9500]** on the test set, with its 95% interval" in whole
+    assert f"**balanced_accuracy {interval_text(interval)}** on the test set, with its 95% interval" in text
+    assert interval_text(model.card["expected"]) in text and "opening 1 of this test set" in text.lower()
     assert "RANDOM" in text and "Not a medical device" in text and str(made.path) not in text
     assert model.metrics()["test_balanced_accuracy"] == interval["value"]
     withheld = FinalModel(model.folder, {**model.card, "classes": ["benign", "/data/jane"]})
@@ -117,9 +123,41 @@ def test_damaged_predictions_of_the_best_only_have_no_pictures(tmp_path: Path) -
     folder = trial_folder(found.path, winner.number)
     folder.mkdir(parents=True)
     (folder / PREDICTIONS).write_bytes(b"PK\3\4, and no more of a zip archive")
-    sync_once(found.path)
+    left_out: list[str] = []
+    sync_once(found.path, left_out.append)
+    [sentence] = left_out
+    assert sentence.startswith(f"{folder / PREDICTIONS}: damaged, so that there are no pictures of the best trial; ")
     [parent] = [r for r in all_runs(found.path) if "mlflow.parentRunId" not in r.data.tags]
     assert parent.info.status != "RUNNING" and "best_value" in parent.data.metrics
+    (folder / PREDICTIONS).unlink()
+    said = succeed("sync", found.path)
+    assert f"Not sent: {folder / PREDICTIONS}: No such file or directory, so that" in said
+
+
+def test_a_damaged_model_is_not_registered_and_is_named(search: Path) -> None:
+    """By its card, and by its weights; the search itself is there all the same."""
+    [model] = final_models(search)
+    for name, said in ((CARD, "is no JSON: the model folder is damaged"), (WEIGHTS, f"digest that {CARD} says")):
+        file = model.folder / name
+        whole = file.read_bytes()
+        file.write_bytes(whole[:-10])
+        told = succeed("sync", search)
+        assert "is up to date with digits, 1 trial, but for what stands below" in told
+        [sentence] = [line for line in told.splitlines() if line.startswith("Not sent: ")]
+        assert sentence.startswith(f"Not sent: {file}: ") and said in sentence and "run the final anew" in sentence
+        assert not model_runs(search) and not versions(search)
+        file.write_bytes(whole)
+
+
+def test_what_was_left_out_is_told_once_while_a_search_is_followed(
+    search: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    [model] = final_models(search)
+    (model.folder / CARD).write_text("{}")
+    with caplog.at_level(logging.WARNING, "search.tracking"):
+        assert follow(search, poll=0.1)
+    told = [r.getMessage() for r in caplog.records if r.name == "search.tracking"]
+    assert len(told) == 1 and told[0].startswith(f"not sent: final/{model.folder.name}/{CARD}: ")
 
 
 @pytest.mark.slow
@@ -127,7 +165,7 @@ def test_registered_once_with_its_interval(search: Path) -> None:
     sync_once(search)
     [version], [run] = versions(search), model_runs(search)
     [model] = final_models(search)
-    assert version.run_id == run.info.run_id and f"{model.card['test']['value']:.4f}" in version.description
+    assert version.run_id == run.info.run_id and interval_text(model.card["test"]) in version.description
     assert version.tags["medtune.model"] == model.digest
     assert run.data.tags["medtune.version"] == "1" and run.info.status == "FINISHED"
     assert run.data.metrics["test_balanced_accuracy"] == model.card["test"]["value"]

@@ -26,12 +26,13 @@ from search.record import Epoch, State
 from search.report import expected_maximum, report, shown_settings
 from search.sampler import Sampler
 from search.study import Study, open_storage
-from search.trial_text import value_text
-from spaces.config import SearchConfig
+from search.trial_text import value_interval, value_text
+from spaces.config import ResourcesConfig, SearchConfig
 from spaces.dimensions import Point
 from spaces.mistakes import Mistake
 from tests.search.conftest import write_digits
 from trainables.metrics import compute
+from trainables.trial_files import END, trial_folder
 
 SETTINGS = {
     "name": "found",
@@ -498,7 +499,11 @@ def test_as_a_table(found: SearchFolder, data: Path, tmp_path: Path) -> None:
     for row, trial in zip(trials, found.study().trials, strict=False):
         assert int(row["trial"]) == trial.number and float(row["head_lr"]) == trial.point["head_lr"]
         assert not trial.value or float(row["value"]) == trial.value
+        ends = value_interval(trial, "balanced_accuracy", 4)
+        assert (row["low"], row["high"], row["interval_level"]) == ((*map(str, ends), "0.95") if ends else ("", "", ""))
+        assert row["level"] == str(trial.point.get("level", "")), "of augmentation"
     assert trials[3]["cause"] == "RuntimeError" and trials[3]["value"] == ""
+    assert sum(bool(row["low"]) for row in trials[:30]) == 20, "each complete trial has one"
     tests = [row for row in rows if row["kind"] == "final"]
     expected = [c.report["test"] for c in finals(found.path)[0].configurations]
     assert [(float(r["low"]), float(r["high"]), r["seeds"]) for r in tests] == [
@@ -517,4 +522,87 @@ def test_the_cost_is_on_the_page(page: Page, found: SearchFolder) -> None:
     study = found.study()
     seconds = sum(t.seconds for t in study.trials)
     assert f"cost {seconds / 3600:.2g} device-hours (CPUs)" in page.text
-    assert "saved by sharing nothing: every pass through frozen blocks was computed" in page.text
+    assert f"no accelerator, {seconds / 3600:.2g} CPU hours in epochs" in page.text
+    assert "saved by sharing nothing is known of it" in page.text, "no trial of a record that was made up left a count"
+
+
+def copied(found: SearchFolder, folder: Path) -> SearchFolder:
+    """A copy to change, in a storage of its own, whose ledger knows of no opening."""
+    return SearchFolder(shutil.copytree(found.path, folder / "found"))
+
+
+def test_all_workers_of_a_trial_are_counted(found: SearchFolder, tmp_path: Path) -> None:
+    """In what was spent as in what it cost."""
+    copy = copied(found, tmp_path)
+    resources = ResourcesConfig(workers=2, cpus=3, accelerators=1)
+    folders.write_settings(copy, copy.config().model_copy(update={"resources": resources}))
+    hours = sum(t.seconds for t in copy.study().trials) / 3600
+    told = f"{2 * hours:.2g} accelerator hours, {6 * hours:.2g} CPU hours in epochs"
+    text = Page(report([copy], tmp_path / "r.html").read_text(encoding="utf-8")).text
+    assert told in text and f"cost {2 * hours:.2g} device-hours (accelerators)" in text
+    text = report([copy], tmp_path / "r.md").read_text(encoding="utf-8")
+    assert told in text and f"| cost | {2 * hours:.2g} device-hours (accelerators) in epochs |" in text
+
+
+def test_what_sharing_saved_is_told_as_far_as_it_is_known(found: SearchFolder, tmp_path: Path) -> None:
+    copy = copied(found, tmp_path)
+    file = trial_folder(copy.path, 0) / END
+    file.parent.mkdir(parents=True)
+    for counts, told in (
+        ({"computed": 0, "read": 0}, "nothing is known of it"),
+        ({"computed": 90, "read": 0}, "nothing: every pass through frozen blocks was computed"),
+        (
+            {"computed": 90, "read": 30},
+            "25% of the passes of training images through frozen blocks: 30 read, 90 computed",
+        ),
+    ):
+        file.write_text(json.dumps([{"counts": counts}]))
+        text = Page(report([copy], tmp_path / "r.html").read_text(encoding="utf-8")).text
+        assert f"saved by sharing {told}" in text
+        assert f"| saved by sharing | {told}" in report([copy], tmp_path / "r.md").read_text(encoding="utf-8")
+
+
+def test_markdown_says_what_html_says_of_a_final(found: SearchFolder, tmp_path: Path) -> None:
+    """Another split, other labels, subgroups, the comparison's terms, RANDOM weights, and why the test was opened
+    again."""
+    copy = copied(found, tmp_path)
+    assert "| test set | the ledger beside this search knows of no opening |" in (
+        report([copy], tmp_path / "r.md").read_text(encoding="utf-8")
+    )
+    file = copy.path / "final" / "result.json"
+    result = json.loads(file.read_text())
+    result["digests"]["split"] = "0" * 64
+    result["labels_from"] = {"validation": "reports", "test": "radiologists"}
+    result["opening"] |= {"opening": 2, "reason": "a reviewer asked for | it"}
+    result["comparison"] |= {"margin": 0.02, "warnings": ["too few groups to tell"], "level": 0.9}
+    result["comparison"]["recipes"][0]["within_margin"] = None
+    interval = {"value": 0.5, "low": 0.4, "high": 0.6, "warnings": []}
+    result["configurations"][0]["subgroups"] = [
+        {"attribute": "age", "value": value, "groups": 21, "units": 34, "metric": interval}
+        for value in ("60-79", "/data/jane")
+    ]
+    file.write_text(json.dumps(result))
+    html = Page(report([copy], tmp_path / "r.html").read_text(encoding="utf-8")).text
+    text = report([copy], tmp_path / "r.md").read_text(encoding="utf-8")
+    name = result["configurations"][0]["name"]
+    for both in (
+        "made on another split than this search's",
+        "(d) is measured against other labels than (a) to (c)",
+        "Every further look makes its figures more optimistic.",
+        "simultaneous 90% interval",
+        "within 0.02 of the best",
+        "The margin of 0.02 was settled before the search",
+        "Too few groups to tell.",
+        "can't be told",
+        f"{name} (RANDOM weights)",
+        "No (c) for",
+    ):
+        assert both in text and both in html, both
+    assert "opened again because: “a reviewer asked for | it”." in html
+    assert "opened again because: “a reviewer asked for \\| it”." in text
+    assert "| labels by | reports | reports | reports | radiologists |" in text
+    for value in ("60-79", "withheld"):
+        assert f"| age {value} | 34 | 21 | 0.5000 [0.4000, 0.6000] |" in text
+    assert "jane" not in text and "jane" not in html
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1, block

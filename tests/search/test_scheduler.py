@@ -123,7 +123,7 @@ def test_every_backbone_that_is_compared_gets_as_many_trials(tmp_path: Path) -> 
     assert [t.point["backbone"] for t in trials] == ["dinov2_tiny", "mae_tiny"] * 6
     first = [(t.point["backbone"], t.point["head_lr"]) for t in trials if t.why == "first configurations"]
     assert first == [("dinov2_tiny", 3e-3), ("mae_tiny", 1e-3), ("mae_tiny", 2e-3)]
-    assert one.notice == ""
+    assert one.early is None
 
 
 def test_a_resumed_comparison_deals_on_where_it_was(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_an_exhausted_backbone_leaves_its_share_to_nobody(tmp_path: Path) -> Non
     while one.next_job() is not None:
         pass
     assert [t.point["backbone"] for t in one.study.trials] == ["dinov2_tiny", "mae_tiny", "mae_tiny"]
-    assert "dinov2_tiny after 1" in one.notice
+    assert one.early is not None and "dinov2_tiny after 1" in one.early.text
 
 
 def test_backbones_that_are_compared_are_stopped_by_their_own_best_only(tmp_path: Path) -> None:
@@ -229,7 +229,8 @@ def test_when_all_fail_for_one_reason_no_more_are_started(tmp_path: Path) -> Non
     one = driver(tmp_path / "a", config)
     for step in range(5):
         failed(one, f"the loss was nan at step {step}")
-    assert one.next_job() is None and "failed for one reason" in one.notice and "the loss was nan" in one.notice
+    assert one.next_job() is None and one.ending is not None
+    assert "failed for one reason" in one.ending.text and "the loss was nan" in one.ending.text
     other = driver(tmp_path / "b", config)
     for step in range(6):
         failed(other, "the loss was nan" if step else "no space left on device")

@@ -28,7 +28,8 @@ from optuna.distributions import FloatDistribution
 
 from search import ui
 from search.cli import main
-from search.disclosure import public_cause, public_label, public_value
+from search.disclosure import public_cause, public_command, public_label, public_value
+from search.ending import Ending, leave, take_away
 from search.folder import DATA
 from search.mirror import SEARCH_TAG, TRIAL_TAG, Mirror, connect
 from search.mlflow_store import artifacts
@@ -167,6 +168,28 @@ def check_like_record(search: Search, uri: str | None = None) -> None:
         assert history.get("accuracy", []) == expected
         assert params == {k: str(v) for k, v in trial.point.items()}
     assert TRIAL_TAG not in parent[3]
+
+
+def test_the_note_says_why_a_search_ended_early_and_what_started_it(storage: Path) -> None:
+    search = make_search(storage, "early")
+    search.study.redefine({**search.study.identity, "command": "medtune search search.yaml --set budget.trials=3"})
+    search.trial(2, State.COMPLETE)
+
+    def page(driven: bool = False) -> str:
+        mirror = Mirror(local_uri(storage), search_facts(search.folder), search.folder)
+        mirror.update(search.study.trials, driven=driven)
+        return str(snapshot(search)[0][3]["mlflow.note.content"])
+
+    assert "Ended early" not in page()
+    leave(search.folder, {}, Ending(f"all failed at /data/{CANARY}", "all failed for one reason"))
+    ended = page()
+    assert "Ended early: all failed for one reason." in ended and CANARY not in ended
+    for command in ("resume early", "export early", "final best.yaml", "report early"):
+        assert f"medtune {command}" in ended
+    assert "Started by `medtune search search.yaml --set budget.trials=3`" in ended
+    assert "Ended early" not in page(driven=True), "it goes on"
+    take_away(search.folder)
+    assert "Ended early" not in page()
 
 
 def test_what_is_the_same_for_all_trials_is_no_parameter(storage: Path) -> None:
@@ -557,7 +580,7 @@ def test_sync_says_what_it_did_and_nothing_else(tmp_path: Path) -> None:
     """With a store that has yet to be made, of which MLflow would tell every step."""
     search = make_search(tmp_path, "quiet")
     (search.folder / DATA).mkdir()  # by which a search's folder is known
-    search.trial(2, State.COMPLETE)
+    search.trial(2, State.PRUNED, "too low")  # a complete one would have predictions to be drawn
     done = subprocess.run(
         [sys.executable, "-m", "search.cli", "sync", str(search.folder)], capture_output=True, text=True, timeout=280
     )
@@ -636,3 +659,38 @@ def test_no_path_goes_out(before: str, after: str, sign: str) -> None:
 @given(st.text(alphabet="abcXYZ09._-/ :"))
 def test_no_file_name_goes_out(text: str) -> None:
     assert public_cause(f"can't read {text}.png") == "withheld; see medtune status"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (["budget.trials=100", "seed=3"], "--set budget.trials=100 --set seed=3"),
+        (["budget={trials: 9, plateau: null}"], "--set 'budget={trials: 9, plateau: null}'"),
+        (
+            ["space.head_lr@mae={float: [1.0e-5, 0.1], log: true}"],
+            "--set 'space.head_lr@mae={float: [1e-05, 0.1], log: true}'",
+        ),
+        (["backbones=[mae_base, timm/convnext_tiny.in12k]"], "--set 'backbones=[mae_base, timm/convnext_tiny.in12k]'"),
+        (["space.feature@timm/x=a"], "--set space.feature@timm/x=a"),
+        (["weights=random", "mlflow=off"], "--set weights=random --set mlflow=off"),
+        (["weights.mae_base=/data/jane/mae.pth"], "--set weights.mae_base=withheld"),
+        (["dataset.root=jane", "mlflow=http://me:word@host"], "--set dataset.root=withheld --set mlflow=withheld"),
+        (
+            ["dataset={reader: csv, root: jane, options: {jane: doe}}"],
+            "--set 'dataset={reader: csv, root: withheld, options: withheld}'",
+        ),
+        (["dataset.options.jane=1"], "--set dataset.options=withheld"),
+        (["tags=[jane]", "classes_averaged=[jane]"], "--set tags=withheld --set classes_averaged=withheld"),
+        (["space.policy=/data/jane"], "--set space.policy=withheld"),
+        (["space={jane doe: 1}"], "--set 'space={withheld: 1}'"),
+    ],
+)
+def test_the_command_without_what_may_not_leave(changes: list[str], told: str) -> None:
+    assert public_command(Path("/data/jane/search.yaml"), changes, None) == f"medtune search search.yaml {told}"
+
+
+def test_of_files_and_addresses_no_more_than_needed() -> None:
+    assert public_command(Path("jane doe/my-search.yaml"), [], "ray://jane:10001") == (
+        "medtune search my-search.yaml --address ADDRESS"
+    )
+    assert public_command(Path("jane doe.yaml"), [], None) == "medtune search search.yaml"

@@ -3,6 +3,7 @@
 import io
 import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -144,6 +145,21 @@ def test_a_pipe_has_a_plain_line_for_each_trial() -> None:
     assert lines[2].startswith("trial 2: failed after 5 epochs") and "the loss was nan at step 2" in lines[2]
     assert "balanced_accuracy 0.9000 [0.85" in lines[0] and "of 40 trials" in lines[0]
     assert _line(found[1], 20, ()).split()[:4] == ["1", "pruned", "5", "epochs"]
+
+
+def test_what_is_told_when_a_search_goes_on() -> None:
+    """Where it lies, which weights are RANDOM, and the licences of the others, as when it began."""
+    weights = {"dinov2_tiny": "random", "mae_base": "pretrained"}
+    config = SearchConfig.parse({**CONFIG.plain(), "backbones": list(weights), "weights": weights}, "here")
+    plan: Any = SimpleNamespace(config=config)
+    stream = io.StringIO()
+    Console(stream).goes_on(plan, Path("runs/digits"), trials())
+    assert stream.getvalue().splitlines() == [
+        "Search digits goes on: 14 of 40 trials in its record, 2 unfinished",
+        "Folder runs/digits, log runs/digits/log.txt",
+        "Weights of dinov2_tiny are RANDOM: this shows how a search runs, not what a trained backbone can do.",
+        "Licences of the weights: mae_base CC-BY-NC-4.0 (no commercial use)",
+    ]
 
 
 def test_what_all_trials_have_alike_is_said_once() -> None:
