@@ -51,10 +51,10 @@ class Estimate:
     """Trials for which the budget's hours and device-hours last; None without either."""
     device_memory: int
     """Bytes of an accelerator that the kind takes which needs most; 0 on a CPU."""
-    host_memory: int | None
-    """Bytes of a process of the kind that needs most, without the files that it maps; None where that isn't known."""
+    host_memory: int
+    """Bytes of a process of the kind that needs most, without the files that it maps."""
     unmeasured: int
-    """Kinds whose memory isn't known, though they may fit."""
+    """Kinds that weren't measured with a whole batch, and may need more memory."""
     infeasible: float
     """Share of the drawn configurations that run out of memory."""
     pixels: int
@@ -82,7 +82,6 @@ def estimate(plan: Plan, progress: Callable[[int, int], None] | None = None) -> 
     if not measured:
         return None
     kinds = len({kind(config) for config in configs})
-    grown = [cost.host_bytes for cost in measured if cost.host_bytes is not None]
     fitting = [config for config in configs if kind(config) not in costs or costs[kind(config)].fits]
     each = fmean(_hours(plan, config, costs) for config in fitting)
     stopped = each * share_of_epochs(budget.epochs, plan.config.stopping, plan.config.dataset.split.folds)
@@ -98,8 +97,8 @@ def estimate(plan: Plan, progress: Callable[[int, int], None] | None = None) -> 
         wall_hours=stopped * budget.trials / occupied,
         fit=int(min(limits) / stopped) if limits else None,
         device_memory=max(cost.device_bytes for cost in measured),
-        host_memory=before + max(grown) if grown else None,
-        unmeasured=kinds - len(costs) + len(measured) - len(grown),
+        host_memory=before + max(cost.host_bytes for cost in measured),
+        unmeasured=kinds - len(costs) + sum(not cost.whole for cost in measured),
         infeasible=1 - len(fitting) / len(configs),
         pixels=_pixels(plan),
         activations=activation_budget(plan.cache, plan.config.activations),
@@ -167,15 +166,13 @@ def _fit_lines(found: Estimate, budget: BudgetConfig) -> list[str]:
 
 def _memory_line(found: Estimate, workers: int) -> str:
     of = "a trial" if workers == 1 else "a worker"
-    if found.host_memory is None:
-        return f"Memory of {of}: not measured, since no kind's whole batch could be tried in time."
     amounts = [f"{found.device_memory / GIB:.2f} GiB of its accelerator"] if found.device_memory else []
     amounts += [f"{found.host_memory / GIB:.2f} GiB of the host, mapped images left out"]
     if not found.unmeasured:
         return f"Memory of {of}: about {', '.join(amounts)}."
     return (
-        f"Memory of {of}: at least {', '.join(amounts)}; for {found.unmeasured} of {found.kinds} kinds it wasn't "
-        "measured, for want of time."
+        f"Memory of {of}: at least {', '.join(amounts)}; {found.unmeasured} of {found.kinds} kinds weren't measured "
+        "with a whole batch, which would take long."
     )
 
 

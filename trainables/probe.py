@@ -50,9 +50,10 @@ class Cost:
     """Seconds an image."""
     device_bytes: int
     """Of the accelerator's memory, at the most; 0 on a CPU."""
-    host_bytes: int | None
-    """By how much the process's own memory grew, at the most; None where only a smaller batch was tried, since a
-    whole one takes long on a CPU."""
+    host_bytes: int
+    """By how much the process's own memory grew, at the most."""
+    whole: bool = True
+    """False where a smaller batch was tried, since a whole one takes long on a CPU: it needs more memory than that."""
     fits: bool = True
     """False where it ran out of memory; the figures are then 0."""
 
@@ -75,7 +76,7 @@ def probe(config: TrialConfig, classes: int, task: Task, place: Place) -> Cost:
     an_image = 2 * STEPS * first.training + 2 * first.evaluating
     batch = min(config.batch_size, int(QUICK / an_image)) if first.fits and an_image > 0 else small
     found = _measured(config, batch, classes, task, place) if batch > small else first
-    return found if max(batch, small) == config.batch_size else replace(found, host_bytes=None)
+    return found if max(batch, small) == config.batch_size else replace(found, whole=False)
 
 
 def _measured(config: TrialConfig, batch: int, classes: int, task: Task, place: Place) -> Cost:
@@ -98,7 +99,7 @@ def _measured(config: TrialConfig, batch: int, classes: int, task: Task, place: 
             raise
     finally:
         freed(place)
-    return Cost(0.0, 0.0, 0, None, fits=False)
+    return Cost(0.0, 0.0, 0, 0, fits=False)
 
 
 def _trained(config: TrialConfig, data: TrialData, place: Place) -> Cost:
