@@ -8,7 +8,8 @@ the head alone, each with its frozen part computed in every step (a view for eac
 search sees it) and read from what is kept (one view, after the first epoch). The matrix rate is that of one large
 product in the type of the training, bf16 on an accelerator, measured in the same run; the share is what the counted
 operations of a step (torch's counter: products of matrices and attention, forward and backward, of what isn't read)
-would take at that rate, by what it took. The profile is torch's, of one epoch, by its own time on the device.
+would take at that rate, by what it took. The profile is torch's, of one epoch, by its own time on the device. Drawing
+random weights is in it, which a search's trials read from a file: `uniform_` and `erfinv_`.
 """
 
 from __future__ import annotations
@@ -180,9 +181,10 @@ def main() -> None:
     for kind in KINDS:
         row = measure(kind, options, place, rate)
         found["kinds"].append(row)
+        peak = f", peak {row['peak_bytes'] / 2**30:.1f} GiB" if cuda else ""
         print(
             f"\n{kind.name}: {row['images_per_second']:,.0f} images/s, {row['operations_an_image'] / 1e9:.2f} GFLOP an "
-            f"image, {row['share_of_matrix_rate']:.0%} of the matrix rate, peak {row['peak_bytes'] / 2**30:.1f} GiB"
+            f"image, {row['share_of_matrix_rate']:.0%} of the matrix rate{peak}"
         )
         for event in row["profile"]:
             print(f"  {event['share']:>4.0%}  {event['operator'][:90]} ({event['calls']} calls)")

@@ -160,7 +160,10 @@ def _fit_lines(found: Estimate, budget: BudgetConfig) -> list[str]:
     if found.fit is None:
         return []
     if found.fit < budget.trials:
-        return [f"WARNING: some {found.fit} of the {budget.trials} trials fit into {' and '.join(limits)}."]
+        return [
+            f"WARNING: some {found.fit} of the {budget.trials} trials fit into {' and '.join(limits)}; give more of it, "
+            "or order fewer trials or epochs."
+        ]
     return [f"Some {found.fit} trials would fit into {' and '.join(limits)}."]
 
 
