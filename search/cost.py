@@ -161,8 +161,8 @@ def _fit_lines(found: Estimate, budget: BudgetConfig) -> list[str]:
         return []
     if found.fit < budget.trials:
         return [
-            f"WARNING: some {found.fit} of the {budget.trials} trials fit into {' and '.join(limits)}; give more of it, "
-            "or order fewer trials or epochs."
+            f"WARNING: some {found.fit} of the {budget.trials} trials fit into {' and '.join(limits)}; give more "
+            "of it, or order fewer trials or epochs."
         ]
     return [f"Some {found.fit} trials would fit into {' and '.join(limits)}."]
 

@@ -185,7 +185,7 @@ def test_sentences(planned: Plan) -> None:
     assert "0.5 CPU-hours a full trial, 5 for 10 trials, about 2.5 with early stopping" in hours
     assert "25% of configurations don't fit in memory" in hours
     assert time == "Time: about 1.25 hours for 10 trials, 1 at once."
-    assert fit .startswith("WARNING: some 4 of the 10 trials fit into budget.hours: 1; give more")
+    assert fit.startswith("WARNING: some 4 of the 10 trials fit into budget.hours: 1; give more")
     assert memory == "Memory of a trial: about 1.00 GiB of the host, mapped images left out."
     assert "0.50 GiB for decoded images" in disk
     accelerated = replace(found, device_memory=2**31, fit=20)
