@@ -39,8 +39,8 @@ from trainables.augment import store_resolution
 from trainables.causes import Diverged, Infeasible
 from trainables.data.manifest import Manifest
 from trainables.data.order import sample_order
-from trainables.data.parts import TrialData, pixel_spec, rows_of
-from trainables.data.pixels import open_many
+from trainables.data.parts import TrialData, rows_of
+from trainables.data.pixels import open_many, pixel_spec
 from trainables.data.prepared import prepare
 from trainables.data.splits import split
 from trainables.loop import fine_tune

@@ -22,7 +22,7 @@ from scipy.ndimage import gaussian_filter
 
 from spaces.config import TrialConfig
 from spaces.policy import LEVELS, policy
-from trainables.augment import Augment, draws, stored_at
+from trainables.augment import Augment, draws
 
 SIDE = 96  # of the input, in pixels
 DRAWN = 448  # side at which images are drawn, then shrunk as a pixel file's would be
@@ -131,7 +131,7 @@ def augmented(name: str, level: int) -> np.ndarray:
         backbone="dinov2_tiny", weights="random", metric="accuracy", epochs=1, seed=SEED, head_lr=1e-3,
         resolution=(SIDE, SIDE), policy=name, level=level,
     )  # fmt: skip
-    height, width = stored_at(config.resolution, policy(name), level)
+    height, width = policy(name).stored_at(config.resolution, level)
     drawn = Image.fromarray((np.clip(SAMPLES[name](), 0, 1) * 255).astype(np.uint8))
     stored = np.asarray(drawn.resize((width, height), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
     images = torch.from_numpy(np.broadcast_to(stored, (COLUMNS, *stored.shape)).copy())

@@ -14,7 +14,8 @@ from trainables.calibration import at_threshold, calibration, operating_point, q
 from trainables.data.manifest import Task
 from trainables.data.units import Units
 from trainables.intervals import Interval, group_bootstrap, seed_interval, share_interval
-from trainables.metrics import PROPER, Over, Undefined, by_class, predicted, summary
+from trainables.metric_names import PROPER
+from trainables.metrics import Over, Undefined, by_class, predicted, summary
 from trainables.predictions import Predictions
 
 SUBGROUP_RESAMPLES = 2_000

@@ -25,7 +25,7 @@ from spaces.dimensions import Space
 from spaces.library import assemble
 from spaces.mistakes import Mistake
 from spaces.words import counted, written
-from trainables.data.parts import Progress
+from trainables.data.pixels import Progress
 
 NOTED = ("space", "backbones", "budget")  # what an extension is, and what a report may show
 SHOWN = 5  # trials that don't lie in the new space

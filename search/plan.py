@@ -24,7 +24,6 @@ from spaces.library import assemble, first_points
 from spaces.mistakes import Mistake, nearest
 from spaces.policy import Policy, policy, refuse_beyond
 from spaces.protocol import apply, with_warmup
-from trainables.augment import stored_at
 from trainables.data.audit import (
     Alike,
     Copies,
@@ -36,8 +35,7 @@ from trainables.data.audit import (
 )
 from trainables.data.manifest import Manifest
 from trainables.data.order import global_batches
-from trainables.data.parts import Progress, pixel_spec
-from trainables.data.pixels import PixelSpec, open_many
+from trainables.data.pixels import PixelSpec, Progress, open_many, pixel_spec
 from trainables.data.prepared import Prepared, divide
 from trainables.data.problems import Incomplete
 from trainables.data.readers import read
@@ -255,7 +253,7 @@ def pixels_of_trials(
     """The rows [N] whose pixels the trials of a space map, and each way in which they are kept."""
     resolutions = {parse_resolution(value) for value in space.offered("resolution") if isinstance(value, int | str)}
     levels = {int(level) for level in space.offered("level") or (0,)}
-    stores = {stored_at(r, p, level) for r in resolutions for p in policies for level in levels}
+    stores = {p.stored_at(r, level) for r in resolutions for p in policies for level in levels}
     parts = [(prepared.train, stores), (prepared.validation, resolutions)]
     if len(prepared.folds) > 1:  # every row is learned from in some fold and validated in another
         parts = [(np.arange(len(prepared.manifest)), stores | resolutions)]

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, get_args
 from search.cluster import PACKAGES, Node, first_line, nodes, trials_at_once, wanted_of
 from search.shadowing import finder, shadowed
 from spaces.mistakes import Mistake
+from trainables.data.stored import ACTIVATIONS
 from trainables.files import write_text
 
 if TYPE_CHECKING:
@@ -158,8 +159,6 @@ def _with_our_packages(ray: Any, there: list[Node], patience: float | None) -> t
 
 def question(plan: Plan, folder: Path, marks: Path) -> Question:
     """What every node is asked; `name` is still empty."""
-    from trainables.prefix import FOLDER
-
     manifest, config = plan.prepared.manifest, plan.config
     rows = sorted({int(i * (len(manifest) - 1) / max(1, SAMPLES - 1)) for i in range(SAMPLES)})
     return {
@@ -172,7 +171,7 @@ def question(plan: Plan, folder: Path, marks: Path) -> Question:
         "pixels": pixel_files(plan),
         "activations": 0 if isinstance(config.activations, str) else int(config.activations * GIB),
         "checkpoints": config.checkpoints or "",
-        "kept": FOLDER,
+        "kept": ACTIVATIONS,
         "accelerators": config.resources.accelerators > 0,
     }
 

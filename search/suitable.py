@@ -12,7 +12,7 @@ from spaces.mistakes import Mistake, nearest
 from trainables.data.manifest import Manifest, Task
 from trainables.data.prepared import Prepared
 from trainables.data.units import scored
-from trainables.metrics import RANKED, metrics_for
+from trainables.metric_names import RANKED, metrics_for
 
 NEEDS_TASK: tuple[tuple[str, tuple[Value, ...], tuple[Task, ...], str], ...] = (
     # dimension, values (none given: all but the trial's default), tasks that they are for, and why

@@ -6,6 +6,7 @@ refused with the reason, unless it is forced by name: `augmentation: {upright: f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from spaces.backbone import piece
+from spaces.config import Resolution
 from spaces.mistakes import Mistake, nearest
 from spaces.strict import Strict
 
@@ -53,6 +55,14 @@ class Policy(Strict):
         """Whether anything is drawn, so that an image's views differ."""
         coloured = self.colour > 0 and max(self.brightness, self.contrast, self.saturation, self.hue) > 0
         return self.rotate > 0 or self.scale < 1 or self.flip or not self.upright or coloured
+
+    def stored_at(self, resolution: Resolution, level: int) -> Resolution:
+        """Height and width at which training images are kept for an input of a resolution, so that the strongest crop
+        isn't enlarged. The same for every level above 0, so that those share a file of pixels."""
+        if level == 0 or self.scale == 1:
+            return resolution
+        height, width = resolution
+        return math.ceil(height / math.sqrt(self.scale)), math.ceil(width / math.sqrt(self.scale))
 
     def at(self, level: int) -> Policy:
         """The policy at a level: a third of the ranges for each."""

@@ -47,7 +47,7 @@ TORCHES = ("torch", "ray", "mlflow", "pandas", "sklearn", "scipy")
         ("search.cli", ("numpy", "optuna", *TORCHES)),
         ("spaces.library", ("numpy", "optuna", *TORCHES)),
         ("search.commands, search.status", TORCHES),
-        ("search.launch, search.scheduler, trainables.job", ("timm", "torchvision", "trainables.model", "mlflow")),
+        ("search.launch, search.scheduler, trainables.job", ("torch", "timm", "sklearn", "scipy.stats", "mlflow")),
     ],
 )
 def test_light_imports(module: str, heavy: tuple[str, ...]) -> None:

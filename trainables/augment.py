@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spaces.config import Resolution, TrialConfig
-from spaces.policy import Policy, policy
+from spaces.policy import policy
 
 DRAWS = 10  # numbers in [0, 1) that one image and view take
 _CROP, _X, _Y, _ROTATE, _FLIP, _UPSIDE, _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = range(DRAWS)
@@ -31,19 +31,8 @@ def draws(seed: int, view: int, rows: int) -> Tensor:
 
 
 def store_resolution(config: TrialConfig) -> Resolution:
-    """Height and width at which a trial's training images are kept: see `stored_at`."""
-    return stored_at(config.resolution, policy(config.policy, config.augmentation), config.level)
-
-
-def stored_at(resolution: Resolution, strongest: Policy, level: int) -> Resolution:
-    """Height and width at which training images are kept, so that the strongest crop of a policy isn't enlarged.
-
-    The same for every level above 0, so that those share a file of pixels.
-    """
-    if level == 0 or strongest.scale == 1:
-        return resolution
-    height, width = resolution
-    return math.ceil(height / math.sqrt(strongest.scale)), math.ceil(width / math.sqrt(strongest.scale))
+    """Height and width at which a trial's training images are kept: see `Policy.stored_at`."""
+    return policy(config.policy, config.augmentation).stored_at(config.resolution, config.level)
 
 
 class Augment:

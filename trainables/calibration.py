@@ -17,7 +17,8 @@ from sklearn.model_selection import GroupKFold
 
 from spaces.config import Target
 from trainables.intervals import Interval, share_interval
-from trainables.metrics import PROPER, Over, Undefined, against_rest, checked, compute
+from trainables.metric_names import PROPER
+from trainables.metrics import Over, Undefined, against_rest, checked, compute
 
 COLDEST, HOTTEST = 0.02, 50.0
 """Temperatures that are searched: of a perfect validation set the likeliest would be 0."""

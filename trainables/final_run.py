@@ -14,7 +14,8 @@ import torch
 from spaces.config import DatasetConfig, TrialConfig
 from spaces.strict import digest
 from trainables.augment import store_resolution
-from trainables.data.parts import Part, TrialData, open_part, pixel_spec, trial_data
+from trainables.data.parts import Part, TrialData, open_part, trial_data
+from trainables.data.pixels import pixel_spec
 from trainables.data.prepared import Prepared
 from trainables.epoch import EpochReport
 from trainables.files import write_json

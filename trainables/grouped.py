@@ -14,7 +14,8 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.stats import rankdata
 
-from trainables.metrics import PROPER, RANKED, Over, against_rest, averaged, predicted
+from trainables.metric_names import PROPER, RANKED
+from trainables.metrics import Over, against_rest, averaged, predicted
 from trainables.proper import Sums, mean_of_terms, row_losses
 
 CELLS_AT_ONCE = 4_000_000  # numbers held by one step over groups

@@ -23,16 +23,12 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from spaces.config import METRICS
 from spaces.mistakes import nearest
 from trainables.data.manifest import Task
+from trainables.metric_names import PROPER, RANKED, metrics_for
 from trainables.ranges import RANGES
 from trainables.ranking import area_under_roc, average_precision
 
-RANKED = frozenset({"macro_auroc", "macro_average_precision"})
-"""Metrics of each class against the rest: they need no threshold, make sense in multi-label, and take `over`."""
-PROPER = ("log_loss", "brier")
-"""Scores that are best, 0, for the true probabilities alone."""
 ECE_BINS = 15
 
 Over = Sequence[int] | None
@@ -55,13 +51,6 @@ class ClassScores:
     average_precision: float | None
     recall: float | None
     """Share of the positive rows predicted as this class; None in multi-label, which has no prediction yet."""
-
-
-def metrics_for(task: Task) -> tuple[str, ...]:
-    """The metrics of `spaces.config.METRICS` that make sense for a task."""
-    if task == "multilabel":
-        return tuple(name for name in METRICS if name in RANKED)
-    return tuple(name for name in METRICS if name != "quadratic_weighted_kappa" or task == "ordinal")
 
 
 def predicted(probabilities: np.ndarray) -> np.ndarray:

@@ -30,7 +30,7 @@ from trainables.ahead import ahead
 from trainables.augment import Augment, draws
 from trainables.backbones import build, weights_digest
 from trainables.data.parts import Part
-from trainables.data.stored import built, stored
+from trainables.data.stored import ACTIVATIONS, built, stored
 from trainables.model import Model
 from trainables.place import Place, autocast, precision
 from trainables.resident import Rows, resident_of
@@ -39,7 +39,6 @@ log = logging.getLogger(__name__)
 
 BATCH = 256  # images at once where nothing is learned
 AHEAD = 2  # batches that the host has ready
-FOLDER = "activations"  # in a cache
 SHARE_OF_DISK = 0.4
 NUMPY: dict[torch.dtype, np.dtype[Any]] = {
     torch.float32: np.dtype(np.float32),
@@ -246,13 +245,13 @@ class Prefix:
 
 def activation_store(cache: Path, budget: int) -> ActivationStore | None:
     """The store in a cache's folder; None where it may take nothing."""
-    return ActivationStore(cache / FOLDER, budget) if budget else None
+    return ActivationStore(cache / ACTIVATIONS, budget) if budget else None
 
 
 def activation_budget(cache: Path, wanted: float | str) -> int:
     """Bytes that a cache's activations may take: GiB as asked for, or `auto`, a share of what is free."""
     if isinstance(wanted, str):
-        home = cache / FOLDER
+        home = cache / ACTIVATIONS
         kept = 0
         for array in home.glob("*/array"):
             with suppress(FileNotFoundError):  # another process makes room meanwhile

@@ -13,7 +13,8 @@ import numpy as np
 from scipy import stats
 
 from trainables.grouped import grouped_metric
-from trainables.metrics import PROPER, Over, averaged, check_fits, checked, compute
+from trainables.metric_names import PROPER
+from trainables.metrics import Over, averaged, check_fits, checked, compute
 
 STRATIFIED = frozenset({"balanced_accuracy", "macro_auroc"})
 """Metrics that condition on the label: resampled within strata of the group's rarest label."""

@@ -23,7 +23,7 @@ from search.record import Trial
 from search.sampler import OF_HEADS, Exhausted, Sampler
 from spaces.config import Direction, SearchConfig
 from spaces.dimensions import Point, Space
-from trainables.prefix import FOLDER
+from trainables.data.stored import ACTIVATIONS
 from trainables.trial_files import CONFIG, END, trial_folder
 
 OWN = frozenset({"seed", "clip"})  # of a recorded trial, and no dimension of the space
@@ -160,7 +160,7 @@ def _outcome(side: str, found: SearchFolder, watch: Stopwatch, of: Callable[[Tri
             end = json.loads((folder / END).read_text(encoding="utf-8"))[-1]
             computed += end.get("counts", {}).get("computed", 0)
             decoded += end.get("counts", {}).get("decoded", 0)
-    builds = list((found.path.parent / "cache" / FOLDER).glob("*/meta.json"))
+    builds = list((found.path.parent / "cache" / ACTIVATIONS).glob("*/meta.json"))
     shapes = [json.loads(meta.read_text(encoding="utf-8"))["shape"] for meta in builds]
     outcome.counts |= {
         "decoded": decoded,

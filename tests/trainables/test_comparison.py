@@ -6,7 +6,8 @@ from scipy import special, stats
 
 from spaces.config import METRICS
 from trainables.comparison import comparison_with_best, paired_difference
-from trainables.metrics import RANKED, compute
+from trainables.metric_names import RANKED
+from trainables.metrics import compute
 
 GROUPS = 80
 

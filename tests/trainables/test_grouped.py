@@ -13,7 +13,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from spaces.config import METRICS
 from trainables.grouped import grouped_metric
-from trainables.metrics import RANKED, Over, Undefined, compute
+from trainables.metric_names import RANKED
+from trainables.metrics import Over, Undefined, compute
 
 CASES = list(product(METRICS, (2, 5), (1, 3), (False, True)))
 

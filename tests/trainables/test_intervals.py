@@ -12,7 +12,8 @@ from sklearn.metrics import average_precision_score
 
 from spaces.config import METRICS
 from trainables.intervals import Interval, group_bootstrap, seed_interval, standard_error
-from trainables.metrics import RANKED, Undefined, compute
+from trainables.metric_names import RANKED
+from trainables.metrics import Undefined, compute
 
 
 def sample(groups: int, classes: int, seeds: int = 1, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

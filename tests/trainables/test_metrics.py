@@ -5,13 +5,12 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 from spaces.config import METRICS
+from trainables.metric_names import RANKED, metrics_for
 from trainables.metrics import (
     RANGES,
-    RANKED,
     Undefined,
     by_class,
     compute,
-    metrics_for,
     predicted,
     sensitivity_at_specificity,
     summary,

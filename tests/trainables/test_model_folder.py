@@ -13,7 +13,7 @@ import torch
 
 from spaces.mistakes import Mistake
 from tests.trainables.digits import Digits
-from trainables.data.parts import pixel_spec
+from trainables.data.pixels import pixel_spec
 from trainables.files import write_json
 from trainables.inference import predict
 from trainables.loop import fine_tune

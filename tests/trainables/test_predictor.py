@@ -16,7 +16,7 @@ from spaces.mistakes import Mistake
 from tests.trainables.digits import Digits
 from trainables.calibration import tempered
 from trainables.card import ENSEMBLE, answer_columns, read_card, thresholds
-from trainables.data.parts import pixel_spec
+from trainables.data.pixels import pixel_spec
 from trainables.model import build_model
 from trainables.model_folder import Trained, save_ensemble, save_model
 from trainables.predictor import load_predictor

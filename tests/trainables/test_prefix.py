@@ -19,14 +19,13 @@ from tests.trainables.digits import Digits
 from trainables.augment import Augment
 from trainables.data.parts import TrialData
 from trainables.data.pixels import DECODERS
-from trainables.data.stored import stored
+from trainables.data.stored import ACTIVATIONS, stored
 from trainables.loop import Outcome, fine_tune
 from trainables.model import build_model
 from trainables.place import Place
 from trainables.prefix import (
     CODE,
     COMPUTING,
-    FOLDER,
     SHARE_OF_DISK,
     ActivationStore,
     Prefix,
@@ -295,7 +294,7 @@ def test_ten_times_the_budget_stays_within_it(digits: Digits, store: ActivationS
 
 
 def test_what_another_process_removes_meanwhile_takes_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = tmp_path / FOLDER / "kept" / "array"
+    kept = tmp_path / ACTIVATIONS / "kept" / "array"
     kept.parent.mkdir(parents=True)
     kept.write_bytes(b"8 bytes.")
     glob = Path.glob

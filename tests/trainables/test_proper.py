@@ -6,7 +6,8 @@ from scipy import special
 
 from trainables.grouped import grouped_metric
 from trainables.intervals import group_bootstrap, standard_error
-from trainables.metrics import PROPER, Undefined, compute
+from trainables.metric_names import PROPER
+from trainables.metrics import Undefined, compute
 
 RNG = np.random.default_rng(0)
 GROUPS = np.repeat(np.arange(60), 5)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from torch import Tensor
 from spaces.config import DatasetConfig, Resolution
 from spaces.strict import digest
 from trainables.data.manifest import Manifest, Task
-from trainables.data.pixels import Pixels, PixelSpec, open_many
+from trainables.data.pixels import Pixels, Progress, open_many, pixel_spec
 from trainables.data.prepared import Prepared
 from trainables.data.units import Units, units_of
 
@@ -70,9 +69,6 @@ class TrialData:
         return digest([self.train.digest(), self.validation.digest(), list(self.classes), self.task])
 
 
-Progress = Callable[[int, int], None]
-
-
 def trial_data(
     prepared: Prepared,
     dataset: DatasetConfig,
@@ -114,18 +110,6 @@ def open_part(
 ) -> Part:
     """All rows of a manifest at one resolution."""
     return part(manifest, open_many(manifest, [pixel_spec(dataset, resolution)], cache, progress=progress)[0])
-
-
-def pixel_spec(dataset: DatasetConfig, resolution: Resolution) -> PixelSpec:
-    """How a dataset's images become the network's input. The dataset's crop is resolved (see `search.plan`)."""
-    return PixelSpec(
-        height=resolution[0],
-        width=resolution[1],
-        fit=dataset.fit,
-        centre=dataset.centre,
-        crop=dataset.crop or "none",
-        side=dataset.side,
-    )
 
 
 def rows_of(manifest: Manifest, pixels: Pixels, rows: np.ndarray) -> Part:

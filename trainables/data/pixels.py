@@ -25,7 +25,7 @@ import scipy
 from PIL import Image, ImageOps
 from pydantic import Field
 
-from spaces.config import Crop, Side
+from spaces.config import Crop, DatasetConfig, Resolution, Side
 from spaces.mistakes import Mistake
 from spaces.sources import sources_digest
 from spaces.strict import Strict, digest
@@ -35,7 +35,7 @@ from trainables.data.crops import cropped
 from trainables.data.images import BadImage, open_image, read_header
 from trainables.data.manifest import Manifest
 from trainables.data.problems import Problems
-from trainables.data.stored import ARRAY, free_disk, only_builder, stored, trust, write_meta
+from trainables.data.stored import ARRAY, PIXELS, free_disk, only_builder, stored, trust, write_meta
 from trainables.files import sync
 
 log = logging.getLogger(__name__)
@@ -67,6 +67,18 @@ class PixelSpec(Strict):
     """What is cut out before: see trainables.data.crops."""
     side: Side = "keep"
     """Whether a breast at the right edge is mirrored."""
+
+
+def pixel_spec(dataset: DatasetConfig, resolution: Resolution) -> PixelSpec:
+    """How a dataset's images become the network's input. The dataset's crop is resolved (see `search.plan`)."""
+    return PixelSpec(
+        height=resolution[0],
+        width=resolution[1],
+        fit=dataset.fit,
+        centre=dataset.centre,
+        crop=dataset.crop or "none",
+        side=dataset.side,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +123,7 @@ def open_many(
     Raises:
         Mistake: images that can't be used (their count, the first ten with the reason), or no place to write.
     """
-    home = cache / "pixels"
+    home = cache / PIXELS
     keys = [pixel_key(manifest, spec) for spec in specs]
     wanted = dict(zip(keys, specs, strict=True))
     decoded = dict.fromkeys(wanted, 0)

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 CHUNK = 64 << 20  # bytes that one digest covers
+PIXELS, ACTIVATIONS = "pixels", "activations"  # folders of arrays in a cache
 ARRAY, META, PARTIAL = "array", "meta.json", ".partial"
 
 IDLE = 7 * 24 * 3600.0  # seconds without being wanted after which an array may make room where a disk is full
