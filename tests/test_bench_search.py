@@ -109,9 +109,27 @@ def test_a_run_that_is_kept_is_not_run_again(setting: Setting, tmp_path: Path, m
         Kept(tmp_path, minutes=-1).run(other, "mix-0")
     Kept(tmp_path).run(other, "mix-0")
     assert ran == [order, other]
-    monkeypatch.setattr("benchmarks.search.kept.code_digest", lambda: "of other code")
+
+
+@pytest.mark.parametrize(
+    "edited", ["spaces/common.yaml", "trainables/loop.py", "search/launch.py", "benchmarks/search/ours.py"]
+)
+def test_a_run_of_other_code_is_not_taken_for_one_of_this(
+    edited: str, setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what computes trials, of what drives them, and of the benchmark itself."""
+    order, read = Order("ours", setting, 2, tuple(of("mix", 1))), Path.read_bytes
+    monkeypatch.setattr("benchmarks.search.kept.run", lambda _: Outcome("ours", [Done(order.trials[0], [1.0], 0, 1)]))
+    Kept(tmp_path).run(order, "mix-0")
+
+    def with_edit(file: Path) -> bytes:
+        return read(file) + (b"#" if file.as_posix().endswith(f"/{edited}") else b"")
+
+    monkeypatch.setattr(Path, "read_bytes", with_edit)
     with pytest.raises(OutOfTime):
-        Kept(tmp_path, minutes=-1).run(other, "mix-0")
+        Kept(tmp_path, minutes=-1).run(order, "mix-0")
+    monkeypatch.setattr(Path, "read_bytes", read)
+    Kept(tmp_path, minutes=-1).run(order, "mix-0")
 
 
 def test_slots_are_those_of_the_scarcer_device(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from benchmarks.search.outcome import Outcome
 from benchmarks.search.replay import Order, run
-from search.identity import code_digest
+from spaces.sources import sources_digest
 from spaces.strict import digest
 
-SOURCES = Path(__file__).parent
+CODE = ("spaces", "trainables", "search", "benchmarks.search")
+"""Packages that a side runs: its times follow from what drives its trials, too."""
 
 
 class OutOfTime(Exception):
@@ -53,5 +54,4 @@ class Kept:
 
 def _here() -> list[str]:
     """What an outcome depends on besides its order."""
-    own = {path.name: path.read_text(encoding="utf-8") for path in SOURCES.glob("*.py")}
-    return [code_digest(), digest(own), platform.node()]
+    return [sources_digest(CODE), platform.node()]
