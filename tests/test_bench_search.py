@@ -141,11 +141,17 @@ def test_slots_are_those_of_the_scarcer_device(setting: Setting, monkeypatch: py
 
 
 def test_images_of_several_passes_are_added_up() -> None:
+    """However far the first call of a pass is; where one was cut off, too."""
     watch = Stopwatch()
     with watch.working("looking at the data") as progress:
-        for done in (16, 32, 40, 16, 20, 5):  # passes of 40, 20 and 5
-            progress(done, 40)
-    assert watch.decoded == 65
+        for done, total in ((5, 5), (16, 40), (32, 40), (40, 40), (40, 40), (16, 20), (20, 20), (16, 20), (16, 20)):
+            progress(done, total)
+    assert watch.decoded == 5 + 40 + 40 + 20 + 16 + 16
+    with watch.working("looking at the data") as progress:
+        progress(20, 20)
+    with watch.working("reading weights", of="files") as progress:
+        progress(3, 3)
+    assert watch.decoded == 137 + 20
 
 
 def test_a_target_that_is_missed_is_marked() -> None:

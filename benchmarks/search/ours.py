@@ -61,16 +61,19 @@ class Stopwatch(Console):
     def __init__(self) -> None:
         super().__init__(None)
         self.decoded, self.first, self.last = 0, 0.0, 0.0
-        self._before = 0  # images of the pass that is under way
+        self._before, self._total = 0, 0  # of the pass that is under way
 
     @contextlib.contextmanager
-    def working(self, what: str) -> Iterator[Callable[[int, int], None]]:
+    def working(self, what: str, of: str = "images") -> Iterator[Callable[[int, int], None]]:
+        self._before = 0
+
         def progress(done: int, total: int) -> None:
             self.first, self.last = self.first or time.time(), time.time()
-            self.decoded += done - (self._before if done > self._before else 0)  # another pass counts from 0
-            self._before = done
+            same = self._before < done and self._before < self._total == total
+            self.decoded += done - (self._before if same else 0)  # another pass counts from 0
+            self._before, self._total = done, total
 
-        yield progress
+        yield progress if of == "images" else lambda done, total: None
 
 
 def settings(name: str, setting: Setting, trials: int, blocks: Sequence[Any], level: int, home: Path) -> SearchConfig:
