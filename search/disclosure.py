@@ -131,8 +131,13 @@ def public_command(settings: Path, changes: Sequence[str], address: str | None) 
 
 def _public_change(key: str, value: Any) -> Any:
     """What a setting was changed to, `withheld` in the place of what may not be told."""
-    if isinstance(value, Mapping) and key != OPTIONS:
-        return {_public_key(str(name)): _public_change(f"{key}.{name}", one) for name, one in value.items()}
+    if _of_options(key):
+        return WITHHELD
+    if isinstance(value, Mapping):
+        return {
+            _public_key(f"{key}.{name}").removeprefix(f"{key}."): _public_change(f"{key}.{name}", one)
+            for name, one in value.items()
+        }
     if value is None or isinstance(value, bool) or value in WORDS:
         return value
     if not (SETTINGS.fullmatch(key) or CHANGES.fullmatch(key)):
@@ -143,13 +148,18 @@ def _public_change(key: str, value: Any) -> Any:
 
 
 def _public_key(key: str) -> str:
-    """A setting's name; a dimension's may be for one backbone or family alone (`space.head_lr@mae`). What a reader is
-    told may be names of columns or people, on either side."""
-    if key.startswith(OPTIONS + "."):
+    """A setting's dotted name; a dimension's may be for one backbone or family alone (`space.head_lr@mae`). What a
+    reader is told may be names of columns or people, on either side."""
+    if _of_options(key):
         return OPTIONS
     name, scoped, scope = key.partition("@")
     known = NAME.fullmatch(name) and (not scoped or public_backbone(scope) == scope)
     return key if known else WITHHELD
+
+
+def _of_options(key: str) -> bool:
+    """Whether a setting is what a reader is told, or a part of it."""
+    return key == OPTIONS or key.startswith(f"{OPTIONS}.")
 
 
 def public_cause(cause: str) -> str:
