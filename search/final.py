@@ -24,7 +24,7 @@ from search.model_card import write_model_cards
 from search.outputs import check_folder
 from search.plan import concurrent_trials, this_machine_has
 from search.suitable import labels_from
-from search.tracking import settings, start_mirror
+from search.tracking import settings, start_mirror, tracking_uri
 from spaces.config import FORMAT
 from spaces.mistakes import Mistake
 from spaces.strict import digest
@@ -137,15 +137,20 @@ def _register(search: Path, folder: Path, console: Console) -> None:
     if not (search / SETTINGS).is_file():
         return
     try:
-        if settings(search).mlflow == "off":
+        mlflow = settings(search).mlflow
+        if mlflow == "off":
             return
         if folder.resolve().parent != search.resolve():
             console.print(f"MLflow: not registered, since {folder} isn't in the search's own folder.")
             return
+        tracking_uri(search, mlflow)  # refuses here, not unseen in the mirror, what an earlier version took
         start_mirror(search)
         console.print(f'MLflow: registering as "medtune-{search.name}"; if it is away: medtune sync {search}')
     except (Mistake, OSError) as error:
-        console.print(f"MLflow: not registered ({error}).")
+        console.print(
+            f"MLflow: not registered: {str(error).rstrip('.')}. Once that is mended (mlflow stands in "
+            f"{search / SETTINGS}): medtune sync {search}"
+        )
 
 
 def _folder(output: Path | None, search: Path, what: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import io
 import json
 import logging
 import os
@@ -20,6 +21,8 @@ from typing import Any
 import psutil
 import pytest
 
+from search.console import Console
+from search.final import _register
 from search.final import final as run_final
 from search.folder import SETTINGS, SearchFolder
 from search.interval_text import interval_text
@@ -112,6 +115,24 @@ def test_what_a_person_reads(made: SearchFolder) -> None:
     needs = {need.partition("==")[0] for need in requirements()}
     assert {"torch", "timm", "pillow", "pydantic"} <= needs and not needs & {"ray", "optuna", "matplotlib"}
     assert not any("+" in need for need in requirements())
+
+
+def test_an_address_that_is_refused_by_now_is_told_where_a_final_would_register(
+    search: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An earlier version took a database; the mirror would refuse it in a file that nobody reads."""
+    with_mlflow(search, "postgresql://user:secret@127.0.0.1:1/mlflow")
+    started: list[Path] = []
+    monkeypatch.setattr("search.final.start_mirror", started.append)
+    output = io.StringIO()
+    _register(search, search / "final", Console(output))
+    told = output.getvalue()
+    assert told.startswith('MLflow: not registered: mlflow: "postgresql://127.0.0.1:1/mlflow" is a database')
+    assert told.endswith(f"(mlflow stands in {search / SETTINGS}): medtune sync {search}\n")
+    assert "secret" not in told and not started
+    with_mlflow(search, "local")
+    _register(search, search / "final", Console(output))
+    assert started == [search] and 'registering as "medtune-digits"' in output.getvalue()
 
 
 def test_damaged_predictions_of_the_best_only_have_no_pictures(tmp_path: Path) -> None:
