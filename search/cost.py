@@ -3,10 +3,11 @@ each kind of configuration that its space holds."""
 
 from __future__ import annotations
 
+import math
 import time
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -24,10 +25,12 @@ from trainables.causes import Diverged
 from trainables.kinds import kind
 from trainables.place import Place, this_machine
 from trainables.prefix import activation_budget
-from trainables.probe import Cost, freed, own_memory, remembered
+from trainables.probe import Cost, Past, freed, own_memory, past, remembered
 
 SAMPLED = 64  # points of the space, evenly drawn
 SECONDS = 20.0  # of probing, after which no further kind is begun: the rest is estimated from those that were measured
+TURN: dict[Past, int] = {"measured": 0, "untried": 1, "failed": 2}
+"""Whose turn comes first. What failed takes as long each time, and would keep the others from theirs for ever."""
 HOUR = 3600
 GIB = 2**30
 
@@ -46,15 +49,21 @@ class Estimate:
     hours_stopped: float
     """Of all trials, if at every rung one in eta goes on."""
     wall_hours: float
-    """Of the same, as many at once as run on this machine."""
+    """Until all trials are over, if none is stopped early, as many at once as run on this machine."""
+    wall_stopped: float
+    """The same, if at every rung one in eta goes on."""
     fit: int | None
-    """Trials for which the budget's hours and device-hours last; None without either."""
+    """Trials for which the budget's hours and device-hours last, stopped as above; None without either."""
     device_memory: int
     """Bytes of an accelerator that the kind takes which needs most; 0 on a CPU."""
     host_memory: int
     """Bytes of a process of the kind that needs most, without the files that it maps."""
-    unmeasured: int
-    """Kinds that weren't measured with a whole batch, and may need more memory."""
+    smaller: int
+    """Kinds that were measured with a smaller batch than theirs, which would take long, and need more memory."""
+    diverged: int
+    """Kinds that weren't measured, since their loss wasn't finite."""
+    unreached: int
+    """Kinds that weren't measured, since there was no time left for them."""
     infeasible: float
     """Share of the drawn configurations that run out of memory."""
     pixels: int
@@ -77,28 +86,31 @@ def estimate(plan: Plan, progress: Callable[[int, int], None] | None = None) -> 
     place = this_machine(resources.accelerators, resources.cpus)
     freed(place)
     before = own_memory(psutil.Process())
-    costs = _costs(plan, configs, place, progress)
+    costs, diverged = _costs(plan, configs, place, progress)
     measured = [cost for cost in costs.values() if cost.fits]
     if not measured:
         return None
-    kinds = len({kind(config) for config in configs})
+    backbones = {kind(config): config.backbone for config in configs}
     fitting = [config for config in configs if kind(config) not in costs or costs[kind(config)].fits]
-    each = fmean(_hours(plan, config, costs) for config in fitting)
-    stopped = each * share_of_epochs(budget.epochs, plan.config.stopping, plan.config.dataset.split.folds)
-    occupied = devices(resources) * min(plan.concurrent, budget.trials)  # device-hours of an hour
-    limits = [budget.hours * occupied] if budget.hours else []
-    limits += [budget.device_hours] if budget.device_hours else []
+    each = fmean(_hours(plan, config, costs, backbones) for config in fitting)
+    share = share_of_epochs(budget.epochs, plan.config.stopping, plan.config.dataset.split.folds)
+    length = each / devices(resources)
+    limits = [trials_within(budget.hours, plan.concurrent, length, share)] if budget.hours else []
+    limits += [int(budget.device_hours / (each * share))] if budget.device_hours else []
     return Estimate(
-        kinds=kinds,
+        kinds=len(backbones),
         measured=len(costs),
         hours_each=each,
         hours_all=each * budget.trials,
-        hours_stopped=stopped * budget.trials,
-        wall_hours=stopped * budget.trials / occupied,
-        fit=int(min(limits) / stopped) if limits else None,
+        hours_stopped=each * share * budget.trials,
+        wall_hours=wall_hours(budget.trials, plan.concurrent, length),
+        wall_stopped=wall_hours(budget.trials, plan.concurrent, length, share),
+        fit=min(limits) if limits else None,
         device_memory=max(cost.device_bytes for cost in measured),
         host_memory=before + max(cost.host_bytes for cost in measured),
-        unmeasured=kinds - len(costs) + sum(not cost.whole for cost in measured),
+        smaller=sum(not cost.whole for cost in measured),
+        diverged=diverged,
+        unreached=len(backbones) - len(costs) - diverged,
         infeasible=1 - len(fitting) / len(configs),
         pixels=_pixels(plan),
         activations=activation_budget(plan.cache, plan.config.activations),
@@ -107,20 +119,25 @@ def estimate(plan: Plan, progress: Callable[[int, int], None] | None = None) -> 
 
 def _costs(
     plan: Plan, configs: list[TrialConfig], place: Place, progress: Callable[[int, int], None] | None
-) -> dict[str, Cost]:
-    """Of each kind that could be measured in time, the most frequent ones first."""
+) -> tuple[dict[str, Cost], int]:
+    """Of each kind that could be measured in time, by `TURN` and then the most frequent ones first; and how many
+    diverged."""
     counts = Counter(kind(config) for config in configs)
     of_kind = {kind(config): config for config in configs}
     classes, task = len(plan.prepared.manifest.classes), plan.prepared.manifest.task
+    before = {name: past(config, classes, task, place, plan.cache) for name, config in of_kind.items()}
     costs: dict[str, Cost] = {}
+    diverged = 0
     started = time.monotonic()
-    for done, (name, _) in enumerate(counts.most_common()):
-        if time.monotonic() - started < SECONDS:
-            with suppress(Diverged):  # it stays one that wasn't measured
+    for done, name in enumerate(sorted(counts, key=lambda name: (TURN[before[name]], -counts[name]))):
+        if before[name] == "measured" or time.monotonic() - started < SECONDS:
+            try:
                 costs[name] = remembered(of_kind[name], classes, task, place, plan.cache)
+            except Diverged:
+                diverged += 1
         if progress:
             progress(done + 1, len(counts))
-    return costs
+    return costs, diverged
 
 
 def share_of_epochs(epochs: int, stopping: StoppingConfig, folds: int = 1) -> float:
@@ -131,23 +148,54 @@ def share_of_epochs(epochs: int, stopping: StoppingConfig, folds: int = 1) -> fl
     return sum(length / stopping.eta**i for i, length in enumerate(lengths)) / total
 
 
+def wall_hours(trials: int, at_once: int, length: float, share: float = 1) -> float:
+    """How long trials take, each of which begins as soon as another one has made room.
+
+    None lasts longer than a whole one, and no place is empty while one waits: all are over after their work divided by
+    the places and, but for a place's part of it, one whole trial more (Graham 1969, "Bounds on multiprocessing timing
+    anomalies"). A trial that goes on to its end takes its time however many places there are.
+
+    Args:
+        length: hours of a whole trial.
+        share: of a whole trial's epochs that one trains on average.
+    """
+    places = min(at_once, trials)
+    whole = math.ceil(trials / places) * length
+    return min(whole, max(1.0, share * trials / places + 1 - 1 / places) * length)
+
+
+def trials_within(hours: float, at_once: int, length: float, share: float) -> int:
+    """How many trials are over after so many hours, at most; arguments as of `wall_hours`."""
+    most = int(hours * at_once / (length * share))  # were there no rest when the last ones end
+    return bisect_right(range(1, most + 2), hours, key=lambda trials: wall_hours(trials, at_once, length, share))
+
+
 def estimate_lines(found: Estimate | None, plan: Plan) -> list[str]:
     """The estimate in sentences."""
     if found is None:
         why = "this machine hasn't the accelerators that a trial asks for"
         if _has_devices(plan):
-            why = "none of the kinds of configuration could be measured, for want of memory or of a finite loss"
+            why = (
+                "none of the kinds of configuration that were tried could be measured, for want of memory or of a "
+                "finite loss"
+            )
         return [f"What it will cost can't be told here: {why}."]
     config = plan.config
     device = "accelerator" if config.resources.accelerators else "CPU"
     trials = counted(config.budget.trials, "trial")
     measured = "" if found.measured == found.kinds else f" ({found.measured} of {found.kinds} kinds were measured)"
     stopped = f", about {found.hours_stopped:.3g} with early stopping" if found.hours_stopped < found.hours_all else ""
+    sooner = (
+        f", if none is stopped early, and about {found.wall_stopped:.3g} with early stopping"
+        if found.wall_stopped < found.wall_hours
+        else ""
+    )
     infeasible = f"; {found.infeasible:.0%} of configurations don't fit in memory" if found.infeasible else ""
     return [
         f"Cost, measured on this machine{measured}: {found.hours_each:.3g} {device}-hours a full trial, "
         f"{found.hours_all:.3g} for {trials}{stopped}, less where activations are shared{infeasible}.",
-        f"Time: about {found.wall_hours:.3g} hours for {trials}, {min(plan.concurrent, config.budget.trials)} at once.",
+        f"Time: about {found.wall_hours:.3g} hours for {trials}, {min(plan.concurrent, config.budget.trials)} at once"
+        f"{sooner}.",
         *_fit_lines(found, config.budget),
         _memory_line(found, config.resources.workers),
         f"Disk: {found.pixels / GIB:.2f} GiB for decoded images, up to {found.activations / GIB:.1f} GiB for "
@@ -159,23 +207,30 @@ def _fit_lines(found: Estimate, budget: BudgetConfig) -> list[str]:
     limits = [f"budget.{name}: {hours:g}" for name in ("hours", "device_hours") if (hours := getattr(budget, name))]
     if found.fit is None:
         return []
+    how = "With early stopping some" if found.hours_stopped < found.hours_all else "Some"
     if found.fit < budget.trials:
         return [
-            f"WARNING: some {found.fit} of the {budget.trials} trials fit into {' and '.join(limits)}; give more "
-            "of it, or order fewer trials or epochs."
+            f"WARNING: {how.lower()} {found.fit} of the {budget.trials} trials fit into {' and '.join(limits)}; give "
+            "more of it, or order fewer trials or epochs."
         ]
-    return [f"Some {found.fit} trials would fit into {' and '.join(limits)}."]
+    return [f"{how} {found.fit} trials would fit into {' and '.join(limits)}."]
 
 
 def _memory_line(found: Estimate, workers: int) -> str:
     of = "a trial" if workers == 1 else "a worker"
     amounts = [f"{found.device_memory / GIB:.2f} GiB of its accelerator"] if found.device_memory else []
     amounts += [f"{found.host_memory / GIB:.2f} GiB of the host, mapped images left out"]
-    if not found.unmeasured:
+    reasons = [
+        (found.smaller, "would take long"),
+        (found.diverged, "had no finite loss on noise"),
+        (found.unreached, f"had no turn within {SECONDS:g} s (the next check goes on with them)"),
+    ]
+    lacking = sum(count for count, _ in reasons)
+    if not lacking:
         return f"Memory of {of}: about {', '.join(amounts)}."
     return (
-        f"Memory of {of}: at least {', '.join(amounts)}; {found.unmeasured} of {found.kinds} kinds weren't measured "
-        "with a whole batch, which would take long."
+        f"Memory of {of}: at least {', '.join(amounts)}; {lacking} of {found.kinds} kinds weren't measured with a "
+        f"whole batch: {', '.join(f'{count} {why}' for count, why in reasons if count)}."
     )
 
 
@@ -199,10 +254,17 @@ def _drawn(plan: Plan) -> list[TrialConfig]:
     return configs
 
 
-def _hours(plan: Plan, config: TrialConfig, costs: dict[str, Cost]) -> float:
-    """Device-hours of a full trial; of a kind that wasn't measured as the mean of its backbone's, or of all."""
+def _hours(plan: Plan, config: TrialConfig, costs: Mapping[str, Cost], backbones: Mapping[str, str]) -> float:
+    """Device-hours of a full trial; of a kind that wasn't measured as the mean of its backbone's kinds, or of all.
+
+    Args:
+        costs: by kind.
+        backbones: of every kind.
+    """
     own = costs.get(kind(config))
-    like = [own] if own else [cost for cost in costs.values() if cost.fits]
+    fitting = {name: cost for name, cost in costs.items() if cost.fits}
+    alike = [cost for name, cost in fitting.items() if backbones[name] == config.backbone]
+    like = [own] if own else alike or list(fitting.values())
     training, evaluating = fmean(cost.training for cost in like), fmean(cost.evaluating for cost in like)
     images = [(len(train), len(validation)) for train, validation in plan.prepared.folds]
     seconds = sum(train * training + validation * evaluating for train, validation in images) * config.epochs

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import psutil
@@ -25,7 +26,7 @@ from trainables.augment import store_resolution
 from trainables.data.manifest import Task
 from trainables.data.parts import Part, TrialData
 from trainables.data.units import Units
-from trainables.files import write_json
+from trainables.files import write_json, write_text
 from trainables.inference import predict
 from trainables.kinds import kind
 from trainables.loop import fine_tune
@@ -38,6 +39,7 @@ SMALL, QUICK = 2, 2.0  # images and seconds: on a CPU the batch is as large as c
 NEUTRAL = {"logit_adjustment": 0.0, "class_weights": "none"}
 """What has no bearing on the cost, and no meaning on noise, in which some classes have no image."""
 SAMPLED = 0.002  # seconds between two looks at a process's memory
+Past = Literal["measured", "untried", "failed"]
 
 
 @dataclass(frozen=True)
@@ -112,24 +114,51 @@ def _trained(config: TrialConfig, data: TrialData, place: Place) -> Cost:
     return Cost(max(epoch, 0.0) / len(data.train), evaluating, peak.device, peak.host)
 
 
+def past(config: TrialConfig, classes: int, task: Task, place: Place, cache: Path) -> Past:
+    """What `remembered` knows of a kind: `measured`, so that asking for it takes no time; `failed`, where it ran out of
+    memory, diverged or ended the process, and is tried again."""
+    file = _file(config, classes, task, place, cache)
+    if _kept(file) is not None:
+        return "measured"
+    return "failed" if _mark(file).exists() else "untried"
+
+
 def remembered(config: TrialConfig, classes: int, task: Task, place: Place, cache: Path) -> Cost:
-    """As `probe`, kept under `cache/costs` for this device and version of torch. That it ran out of memory isn't kept:
-    another process may have had most of it at that moment.
+    """As `probe`, kept under `cache/costs` for this device and version of torch. That it ran out of memory isn't kept,
+    only that it was tried: another process may have had most of it at that moment.
 
     Raises:
-        Diverged: as `probe`; nothing is kept then.
+        Diverged: as `probe`; nothing else is kept then.
     """
-    device = torch.cuda.get_device_name(place.device) if place.device.type == "cuda" else _processor()
-    name = digest([kind(config), classes, task, device, torch.get_num_threads(), torch.__version__])
-    file = cache / "costs" / f"{name}.json"
-    try:
-        return Cost(**json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):  # not there, or another version's
-        pass
+    file = _file(config, classes, task, place, cache)
+    kept = _kept(file)
+    if kept is not None:
+        return kept
+    mark = _mark(file)
+    write_text(mark, "")  # before: where memory is short, the system may end this process
     found = probe(config, classes, task, place)
     if found.fits:
         write_json(file, asdict(found))
+        mark.unlink(missing_ok=True)
     return found
+
+
+def _file(config: TrialConfig, classes: int, task: Task, place: Place, cache: Path) -> Path:
+    device = torch.cuda.get_device_name(place.device) if place.device.type == "cuda" else _processor()
+    name = digest([kind(config), classes, task, device, torch.get_num_threads(), torch.__version__])
+    return cache / "costs" / f"{name}.json"
+
+
+def _mark(file: Path) -> Path:
+    """Stands beside where a cost would be kept, from before it is measured until it is."""
+    return file.with_suffix(".tried")
+
+
+def _kept(file: Path) -> Cost | None:
+    try:
+        return Cost(**json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):  # not there, or another version's
+        return None
 
 
 def _processor() -> str:

@@ -13,7 +13,7 @@ from spaces.config import TrialConfig
 from trainables import probe as probing
 from trainables.kinds import kind
 from trainables.place import Place
-from trainables.probe import own_memory, probe, remembered
+from trainables.probe import own_memory, past, probe, remembered
 
 PLACE = Place()
 
@@ -45,6 +45,10 @@ def test_a_kind_is_what_decides_the_cost() -> None:
     assert len({kind(other) for other in [config(), *others]}) == 5
 
 
+def told(cache: Path) -> str:
+    return past(config(), 3, "multiclass", PLACE, cache)
+
+
 def test_it_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = remembered(config(), 3, "multiclass", PLACE, tmp_path)
     other = replace(first, training=first.training + 1)
@@ -53,6 +57,7 @@ def test_it_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert remembered(config(batch_size=4), 3, "multiclass", PLACE, tmp_path) == other
     [kept, _] = sorted((tmp_path / "costs").iterdir(), key=lambda file: file.stat().st_mtime)
     kept.write_text("{")
+    assert told(tmp_path) == "untried"
     assert remembered(config(), 3, "multiclass", PLACE, tmp_path) == other
 
 
@@ -78,8 +83,13 @@ def test_out_of_memory_is_an_answer_for_now(error: Exception, tmp_path: Path, mo
         raise error
 
     monkeypatch.setattr(probing, "fine_tune", exhausted)
+    assert told(tmp_path) == "untried"
     assert not remembered(config(), 3, "multiclass", PLACE, tmp_path).fits
-    assert not (tmp_path / "costs").exists()
+    assert not list((tmp_path / "costs").glob("*.json")) and told(tmp_path) == "failed"
+    monkeypatch.undo()
+    assert remembered(config(), 3, "multiclass", PLACE, tmp_path).fits
+    [kept] = (tmp_path / "costs").iterdir()
+    assert kept.suffix == ".json" and told(tmp_path) == "measured"
 
 
 def test_other_errors_are_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +99,7 @@ def test_other_errors_are_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(probing, "fine_tune", broken)
     with pytest.raises(RuntimeError, match="mat1"):
         remembered(config(), 3, "multiclass", PLACE, tmp_path)
-    assert not (tmp_path / "costs").exists()
+    assert not list((tmp_path / "costs").glob("*.json")) and told(tmp_path) == "failed"
 
 
 def test_mapped_files_are_not_own_memory(tmp_path: Path) -> None:
