@@ -31,8 +31,8 @@ class Listed:
 
     name: str
     state: str
-    """`running` (a driver holds it), `finished`, `unfinished`; or, with the reason in `trouble`, `ended early` (all
-    that was started has ended), `can't be read`."""
+    """`running` (a driver holds it), `finished`, `unfinished`; `ended early` (all that was started has ended) with the
+    reason in `ending`, `can't be read` with that in `trouble`."""
     owner: str
     """User whose folder it is."""
     size: int
@@ -48,7 +48,10 @@ class Listed:
     interval: tuple[float, float] | None = None
     """Ends of the best value's 95% interval over groups, which doesn't know that it is the best of several."""
     tags: tuple[str, ...] = ()
+    ending: str = ""
+    """Why it ended early; empty where it didn't. Nothing is wrong with such a search."""
     trouble: str = ""
+    """Why it can't be read; empty where it can."""
 
     def plain(self) -> dict[str, Any]:
         return asdict(self)
@@ -76,7 +79,7 @@ def _looked_at(folder: Path) -> Listed | None:
         if one.trouble or _is_there(folder / DATA):
             return one
         why = f"it has {SETTINGS}, but no folder {DATA}: it was never started, or that was deleted; start or restore it"
-        return replace(one, state=UNREADABLE, trouble=why)
+        return replace(one, state=UNREADABLE, ending="", trouble=why)
     except FileNotFoundError:
         return None  # it has gone meanwhile
     except OSError as error:  # others are to be listed all the same
@@ -123,7 +126,7 @@ def _listed(folder: Path) -> Listed:
         best_trial=winner.number if winner else None,
         interval=value_interval(winner, str(study.identity["metric"]), config.budget.epochs) if winner else None,
         tags=config.tags,
-        trouble=early.text if early and not driven else "",
+        ending=early.text if early and not driven else "",
     )
 
 
@@ -175,7 +178,7 @@ def lines(found: Sequence[Listed], width: int, now: float | None = None) -> Iter
         Column[Listed]("tags", lambda one: ", ".join(one.tags), 2),
     ]
     yield fitting(columns, found, width)
-    yield from (f"{one.name}: {one.state}: {one.trouble}" for one in found if one.trouble)
+    yield from (f"{one.name}: {one.state}: {why}" for one in found if (why := one.trouble or one.ending))
     if any(one.interval for one in found):
         yield "Intervals don't know that a best value is the best of several: medtune report does."
 

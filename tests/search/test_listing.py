@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from search.console import Console
+from search.ending import Ending, leave
 from search.folder import DATA, SETTINGS
 from search.listing import Listed, lines, listing, readable, usage
 from search.study import JOURNAL, only_writer
@@ -45,6 +46,7 @@ def test_every_search_is_listed(storage: Path) -> None:
     assert first.size > 50_000 and first.owner and first.states and sum(first.states.values()) == 12
     assert found["empty"].best is None
     assert found["broken"].state == "can't be read" and found["broken"].trouble
+    assert not any(one.ending for one in found.values())
 
 
 def test_a_search_that_is_run_is_running(storage: Path) -> None:
@@ -111,6 +113,18 @@ def test_settings_without_data_are_listed(storage: Path, tmp_path: Path) -> None
     troubles = sorted(one.trouble for one in found)
     assert troubles[0].startswith(f"{tmp_path}/never/{JOURNAL}: no such file")
     assert troubles[1].startswith("it has search.yaml, but no folder data: it was never started, or that was deleted")
+
+
+def test_one_that_ended_early_is_sound_while_its_data_are_there(storage: Path, tmp_path: Path) -> None:
+    shutil.copytree(storage / "empty", tmp_path / "empty")
+    leave(tmp_path / "empty", {}, Ending.of("nothing was left in the space"))
+    [one] = listing(tmp_path)
+    assert (one.state, one.ending, one.trouble) == ("ended early", "nothing was left in the space", "")
+    assert "empty: ended early: nothing was left in the space" in " ".join(printed([one], 160))
+    shutil.rmtree(tmp_path / "empty" / DATA)
+    [one] = listing(tmp_path)
+    assert (one.state, one.ending) == ("can't be read", "")
+    assert one.trouble.startswith("it has search.yaml, but no folder data")
 
 
 def test_a_search_that_goes_while_it_is_looked_at(
