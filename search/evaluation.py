@@ -157,7 +157,8 @@ def _intervals_of_proper(
     units: Units, own: np.ndarray, temperature: float, classes: int, over: Over
 ) -> dict[str, dict[str, Any]]:
     """Of log loss and Brier score on the test, before and after the temperature. The calibration error has none: of few
-    rows it lies above its true value by more than it varies."""
+    rows it mostly lies above its true value (always, where probabilities are right), so that a bootstrap's interval
+    would often miss that (docs/results.md)."""
     several = units.truth.ndim == 2
 
     def of(name: str, probabilities: np.ndarray) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Proper scores as sums over rows, so that they can be resampled over groups.
 
-`trainables.metrics` says what each of them means. The calibration error isn't among them: of few rows it lies above its
-true value by more than it varies, so that a bootstrap's interval misses it (of calibrated probabilities, always).
+`trainables.metrics` says what each of them means. The calibration error isn't among them: of few rows it mostly lies
+above its true value (always, where probabilities are right), so that a bootstrap's interval would often miss that.
 Shapes: S seeds, N rows, C classes, L findings, T terms that a score is the mean of: the findings that are averaged
 over, or one.
 """
