@@ -24,6 +24,7 @@ from trainables.model import merged
 from trainables.model_folder import Trained, save_model
 from trainables.place import Place
 from trainables.predictions import Predictions, numbers_of
+from trainables.resident import RESIDENT
 
 Fit = Literal["train", "all"]
 RESULT, MODEL, VALIDATION = "run.json", "model", "validation.npz"
@@ -67,6 +68,7 @@ def run(order: RunOrder, place: Place, report: Callable[[EpochReport], None] = l
     if place.first:
         folder.mkdir(parents=True, exist_ok=True)
     place.wait()
+    RESIDENT.begin(order.accelerators or 1)
     data = run_data(order, config)
     outcome = fine_tune(config, data, folder, report, place, judged=order.fit == "train", shard=order.shard)
     if place.first:

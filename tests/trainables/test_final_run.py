@@ -12,13 +12,16 @@ import pytest
 
 from spaces.config import DatasetConfig, TrialConfig
 from tests.trainables.digits import Digits
+from trainables import final_run
 from trainables.data.prepared import Prepared, prepare
 from trainables.epoch import EpochReport
 from trainables.final_run import MODEL, RESULT, RunOrder, finished, run, run_data
 from trainables.inference import predict
+from trainables.loop import Outcome, fine_tune
 from trainables.metrics import compute
 from trainables.model_folder import load_model
 from trainables.place import Place
+from trainables.resident import RESIDENT, SHARE
 
 
 class Killed(Exception):
@@ -59,6 +62,23 @@ def test_a_run_leaves_a_result_and_a_model(order: RunOrder, digits: Digits) -> N
     assert values[-1] == compute("balanced_accuracy", validation.labels.numpy(), probabilities, 10)
     text = (Path(order.folder) / RESULT).read_text() + (Path(order.folder) / MODEL / "model.json").read_text()
     assert str(digits.folder) not in text and order.folder not in text
+
+
+def test_a_run_has_its_share_of_the_accelerator_whatever_one_before_it_needed(
+    order: RunOrder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RESIDENT, "share", 0.01)  # as after a run that ran out of memory
+    shares: list[float] = []
+
+    def training(*given: Any, **more: Any) -> Outcome:
+        shares.append(RESIDENT.share)
+        return fine_tune(*given, **more)
+
+    monkeypatch.setattr(final_run, "fine_tune", training)
+    for accelerators in (0, 1, 0.5):
+        run(replace(order, folder=str(tmp_path / f"{accelerators}"), accelerators=accelerators), Place())
+        RESIDENT.share /= 4
+    assert shares == [SHARE, SHARE, SHARE / 2]
 
 
 def test_finished_for_the_same_order_only(order: RunOrder, digits: Digits, tmp_path: Path) -> None:
