@@ -99,12 +99,12 @@ def test_key_follows_content_order_and_spec(manifest, write_image, listed) -> No
 def test_key_follows_code_and_decoders(manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     before = pixel_key(manifest, SMALL)
     keys = {before}
-    others = [("CODE", "other"), *(("DECODERS", {**DECODERS, name: "0.1"}) for name in ("pillow", "pydicom", "gdcm"))]
+    others = [("CODE", "other"), *(("DECODERS", {**DECODERS, name: "0.1"}) for name in DECODERS)]
     for name, value in others:
         with monkeypatch.context() as patched:
             patched.setattr(f"trainables.data.pixels.{name}", value)
             keys.add(pixel_key(manifest, SMALL))
-    assert len(keys) == 5
+    assert set(DECODERS) == {"pillow", "pydicom", "gdcm", "scipy"} and len(keys) == 6
     assert pixel_key(manifest, SMALL) == before
 
 
