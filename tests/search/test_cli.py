@@ -2,6 +2,8 @@
 
 import errno
 import os
+import resource
+import statistics
 import subprocess
 import sys
 import time
@@ -44,16 +46,20 @@ def test_commands_and_options() -> None:
 
 
 def test_help_is_quick() -> None:
-    """Half a second as a person waits for it: the best of some runs, of which other tests hold up the rest."""
+    """Half a second of the processor, whatever else the machine does meanwhile, in most of some runs; and half a second
+    on the clock in the quickest of them, which other tests hold up the least."""
 
-    def seconds() -> float:
-        started = time.perf_counter()
+    def seconds() -> tuple[float, float]:
+        started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, "-m", "search.cli", "--help"], check=True, capture_output=True)
-        return time.perf_counter() - started
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        worked = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        return worked, time.perf_counter() - started
 
-    waited = sorted(seconds() for _ in range(7))
-    print("medtune --help, seconds:", ", ".join(f"{one:.3f}" for one in waited))
-    assert waited[0] < 0.5
+    worked, waited = zip(*(seconds() for _ in range(7)), strict=True)
+    for what, several in (("of the processor", worked), ("on the clock", waited)):
+        print(f"medtune --help, seconds {what}:", ", ".join(f"{one:.3f}" for one in sorted(several)))
+    assert statistics.median(worked) < 0.5 and min(waited) < 0.5
 
 
 def test_wrong_usage_exits_with_2() -> None:
