@@ -42,6 +42,7 @@ MODEL_TAG, FILES_TAG, VERSION_TAG = "medtune.model", "medtune.files", "medtune.v
 PARENT_TAG, NOTE_TAG = "mlflow.parentRunId", "mlflow.note.content"
 CURVES, CURVES_TAG = "best", "medtune.curves_of"
 BATCH = 900  # metrics a call; MLflow takes 1000 metrics, parameters and tags together
+LONGEST = 5000  # characters of a tag: as many as MLflow takes, servers of earlier versions too
 
 
 @dataclass
@@ -362,10 +363,11 @@ class Mirror:
     def _send_tags(self, client: MlflowClient, run: _Mirrored, tags: dict[str, str]) -> None:
         from mlflow.entities import RunTag
 
-        new = {key: value for key, value in tags.items() if run.tags.get(key, "") != value}
+        sent = {key: value[:LONGEST] for key, value in tags.items()}  # as it will be read back
+        new = {key: value for key, value in sent.items() if run.tags.get(key, "") != value}
         for start in range(0, len(new), 100):
             part = list(new.items())[start : start + 100]
-            client.log_batch(run.run_id, tags=[RunTag(key, value[:5000]) for key, value in part], synchronous=True)
+            client.log_batch(run.run_id, tags=[RunTag(key, value) for key, value in part], synchronous=True)
         run.tags |= new
 
     def _send_status(self, client: MlflowClient, run: _Mirrored, status: str, ended: float) -> None:

@@ -14,6 +14,7 @@ WHERE = (
     "`export MEDTUNE_STORAGE=FOLDER`, with the folder that the search lies in."
 )
 """The folder itself, which is a path of somebody's machine, isn't sent to MLflow."""
+LONGEST = 1000  # characters that are shown of the command that started a search
 
 
 def note(
@@ -65,6 +66,8 @@ def note(
             commands["make a final"] = f"medtune final {'best-*.yaml' if compare else 'best.yaml'}"
         commands["report"] = f"medtune report {name} -o report.html"
     told = [f"To {what}: `{command}`" for what, command in commands.items()]
-    if search.command:
-        told.insert(0, f"Started by `{search.command}`, paths left out.")
-    return "\n\n".join([*lines, *finals, *told, WHERE])
+    told.append(WHERE)
+    if search.command:  # last: it may be long, and a note that is too long is cut off there
+        shown = search.command if len(search.command) <= LONGEST else f"{search.command[:LONGEST]} ..."
+        told.append(f"Started by `{shown}`, paths left out.")
+    return "\n\n".join([*lines, *finals, *told])

@@ -192,6 +192,34 @@ def test_the_note_says_why_a_search_ended_early_and_what_started_it(storage: Pat
     assert "Ended early" not in page()
 
 
+def test_a_long_command_leaves_room_for_the_rest_and_is_sent_once(
+    storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = make_search(storage, "long")
+    command = "medtune search search.yaml --set " + "x" * 10_000
+    search.study.redefine({**search.study.identity, "command": command})
+    search.trial(2, State.COMPLETE)
+    sync_once(search.folder)
+    page = snapshot(search)[0][3]["mlflow.note.content"]
+    for words in ("To look: `medtune status long`", "To make a final", "MEDTUNE_STORAGE", "Started by `medtune search"):
+        assert words in page
+    assert "xxx ...`, paths left out." in page and len(page) < 5000
+
+    monkeypatch.setattr("search.mirror.note", lambda *_: "n" * 6000)  # as one with many finals
+    sync_once(search.folder)
+    arrived: list[dict[str, str]] = []
+    send_tags = Mirror._send_tags
+
+    def sent(mirror: Mirror, client: Any, run: Any, tags: dict[str, str]) -> None:
+        before = dict(run.tags)
+        send_tags(mirror, client, run, tags)
+        arrived.append({key: value for key, value in run.tags.items() if before.get(key) != value})
+
+    monkeypatch.setattr(Mirror, "_send_tags", sent)
+    sync_once(search.folder)
+    assert arrived and not any(arrived), "of a note that was cut off, nothing is sent again"
+
+
 def test_what_is_the_same_for_all_trials_is_no_parameter(storage: Path) -> None:
     """Parallel coordinates have an axis for each parameter. One opened later comes to ended trials, too."""
     space = {"head_lr": {"float": [1e-4, 1e-1], "log": True}, "batch_size": 32, "level": 1}
