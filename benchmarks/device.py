@@ -23,7 +23,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
@@ -31,14 +30,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from spaces.config import TrialConfig
 from trainables.augment import store_resolution
-from trainables.data.parts import Part, TrialData
-from trainables.data.units import Units
+from trainables.data.parts import TrialData
 from trainables.loop import fine_tune
 from trainables.model import build_model
-from trainables.place import Place, this_machine
+from trainables.place import Place, precision, this_machine
 from trainables.prefix import ActivationStore
+from trainables.probe import noise
 
-CLASSES = 10
+CLASSES, TASK = 10, "classification"
 SIZE = {"cuda": 8192, "cpu": 1024}  # of the matrices whose product is timed
 ROOM = 64 << 30  # bytes that kept activations may take
 SHOWN = 12  # rows of a profile
@@ -70,18 +69,10 @@ def trial(name: str, side: int, kind: Kind, batch: int, epochs: int) -> TrialCon
     )  # fmt: skip
 
 
-def noise(rows: int, side: tuple[int, int]) -> Part:
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (rows, 3, *side), dtype=torch.uint8, generator=generator)
-    labels = torch.arange(rows) % CLASSES
-    units = Units(np.arange(rows), labels.numpy(), np.arange(rows).astype(str), "mean", {})
-    return Part(pixels, labels, units, f"noise {rows} {side}")
-
-
 def matrix_rate(device: torch.device) -> float:
     """Floating-point operations a second of a large product of matrices."""
     size = SIZE[device.type]
-    a, b = (torch.randn(size, size, device=device).to(_type(device)) for _ in range(2))
+    a, b = (torch.randn(size, size, device=device).to(precision(device)) for _ in range(2))
     took = []
     for _ in range(10):
         _wait(device)
@@ -108,9 +99,11 @@ def operations(config: TrialConfig, kept: bool) -> float:
 def measure(kind: Kind, options: argparse.Namespace, place: Place, rate: float) -> dict[str, Any]:
     config = trial(options.backbone, options.side, kind, options.batch, options.epochs)
     data = TrialData(
-        noise(options.images, store_resolution(config)), noise(options.batch, config.resolution),
-        tuple(map(str, range(CLASSES))), "classification",
-    )  # fmt: skip
+        train=noise(options.images, store_resolution(config), CLASSES, TASK),
+        validation=noise(options.batch, config.resolution, CLASSES, TASK),
+        classes=tuple(map(str, range(CLASSES))),
+        task=TASK,
+    )
     with tempfile.TemporaryDirectory() as home:
         store = ActivationStore(Path(home), ROOM) if kind.kept else None
         if place.device.type == "cuda":
@@ -145,10 +138,6 @@ def _of_device(device: torch.device) -> list[ProfilerActivity]:
     return [ProfilerActivity.CUDA] if device.type == "cuda" else []
 
 
-def _type(device: torch.device) -> torch.dtype:
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
-
-
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -173,7 +162,7 @@ def main() -> None:
         "side": options.side,
         "batch": options.batch,
         "images": options.images,
-        "precision": str(_type(place.device)).removeprefix("torch."),
+        "precision": str(precision(place.device)).removeprefix("torch."),
         "matrix_rate": rate,
     }
     print(", ".join(f"{key} {value}" for key, value in found.items()))

@@ -84,8 +84,8 @@ def probe(config: TrialConfig, classes: int, task: Task, place: Place) -> Cost:
 def _measured(config: TrialConfig, batch: int, classes: int, task: Task, place: Place) -> Cost:
     images = batch * STEPS
     data = TrialData(
-        train=_noise(images, store_resolution(config), classes, task),
-        validation=_noise(batch, config.resolution, classes, task),
+        train=noise(images, store_resolution(config), classes, task),
+        validation=noise(batch, config.resolution, classes, task),
         classes=tuple(map(str, range(classes))),
         task=task,
     )
@@ -165,7 +165,8 @@ def _processor() -> str:
     return f"{torch.backends.cpu.get_cpu_capability()} {psutil.cpu_count()}"
 
 
-def _noise(rows: int, size: tuple[int, int], classes: int, task: Task) -> Part:
+def noise(rows: int, size: tuple[int, int], classes: int, task: Task) -> Part:
+    """Images of noise with every class in turn, always the same ones; `size`: height and width."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (rows, 3, *size), dtype=torch.uint8, generator=generator)
     number = torch.arange(rows) % classes

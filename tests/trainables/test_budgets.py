@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -21,14 +22,9 @@ from trainables.loop import fine_tune
 from trainables.model import build_model
 from trainables.place import Place
 from trainables.prefix import ActivationStore, Counts, Prefix
+from trainables.probe import own_memory
 
 IMAGES = 12_000
-
-
-def own_memory() -> int:
-    """Bytes of this process that no file stands behind: mapped files are the system's to drop."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
 
 
 def taken(store: Path) -> int:
@@ -47,11 +43,12 @@ class Peak:
 
 @contextmanager
 def watched(store: Path) -> Iterator[Peak]:
-    found, ended, before = Peak(), threading.Event(), own_memory()
+    found, ended, process = Peak(), threading.Event(), psutil.Process()
+    before = own_memory(process)
 
     def watch() -> None:
         while not ended.wait(0.005):
-            found.memory = max(found.memory, own_memory() - before)
+            found.memory = max(found.memory, own_memory(process) - before)
             found.disk = max(found.disk, taken(store))
 
     watcher = threading.Thread(target=watch)
