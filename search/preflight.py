@@ -2,8 +2,8 @@
 
 Each node tells what it runs (Python, packages, our code), whether it sees the storage as this process does (a mark
 written by each is read by all), the same images, as many accelerators as it was started with, and room for what trials
-keep there. Everything that is wrong is told at once. Nodes that come later aren't looked at: what is wrong there is the
-cause of the trials that fail there.
+keep there. Everything that is wrong is told at once. Nodes that come later are looked at when they join
+(search/newcomers.py), each by itself.
 
 `look` and `unseen` run on the nodes; what they need is imported in seconds, so torch only where accelerators count.
 """
