@@ -13,10 +13,12 @@ import torch
 
 from spaces.config import TrialConfig
 from tests.trainables.digits import Digits
-from trainables import head_group, trials
+from trainables import head_passes, trials
 from trainables.causes import Diverged, End
 from trainables.epoch import EpochReport
-from trainables.head_group import Member, can_share, fine_tune_heads, shared
+from trainables.head_group import fine_tune_heads
+from trainables.head_member import Member, can_share, shared
+from trainables.head_stack import HeadStack
 from trainables.loop import fine_tune
 from trainables.prefix import ActivationStore
 from trainables.resident import RESIDENT
@@ -135,7 +137,7 @@ def lacking(monkeypatch: pytest.MonkeyPatch, lacks: Callable[[Sequence[Member], 
     Args:
         lacks: of the trials and the number of steps before, whether it runs out.
     """
-    step, tried = head_group._Heads.step, list[int]()
+    step, tried = HeadStack.step, list[int]()
 
     def limited(self: Any, x_KBD: torch.Tensor, masses: torch.Tensor) -> torch.Tensor:
         tried.append(len(x_KBD))
@@ -144,7 +146,7 @@ def lacking(monkeypatch: pytest.MonkeyPatch, lacks: Callable[[Sequence[Member], 
             raise torch.OutOfMemoryError(f"{SHORT}\nGPU 0 has ...")
         return losses
 
-    monkeypatch.setattr(head_group._Heads, "step", limited)
+    monkeypatch.setattr(HeadStack, "step", limited)
     return tried
 
 
@@ -221,14 +223,14 @@ def test_an_error_of_one_that_is_evaluated_leaves_the_others_alone(
     data = digits.data(several[0])
     whole, _ = fine_tune_heads(several, data)
     errors = {2: ValueError("nobody expected this"), 4: torch.OutOfMemoryError(SHORT)}
-    evaluated = head_group.evaluated
+    evaluated = head_passes.evaluated
 
     def broken(epoch: int, config: TrialConfig, *more: Any) -> EpochReport:
         if epoch == 2 and config.seed in errors:
             raise errors[config.seed]
         return evaluated(epoch, config, *more)
 
-    monkeypatch.setattr(head_group, "evaluated", broken)
+    monkeypatch.setattr(head_passes, "evaluated", broken)
     members, _ = fine_tune_heads(several, data)
     assert members[1].ended == End("failed", "ValueError: nobody expected this")
     assert members[3].ended == End("infeasible", f"out of the accelerator's memory: {SHORT}", memory=True)
