@@ -68,7 +68,7 @@ def fine_tune_heads(
     train = Prefix(members[0].model, first, data.train, place, Augment(first), store)
     validation = Prefix(members[0].model, first, data.validation, place, store=store)
     validation.look_at(0)
-    judged_VD = validation.all_rows()
+    judged_VD = validation.all_rows().all()
     strata = strata_of(data.train.labels.numpy())
     masses, which_K = masses_of(members, data)
     steps_an_epoch = len(global_batches(np.arange(len(data.train)), first.batch_size))

@@ -24,7 +24,7 @@ from trainables.head_member import Member
 from trainables.head_stack import HeadStack
 from trainables.loop import first_infinite
 from trainables.mixup import Mixup
-from trainables.resident import RESIDENT
+from trainables.resident import RESIDENT, Rows
 from trainables.value import counted_epochs
 
 log = logging.getLogger(__name__)
@@ -57,11 +57,12 @@ def _mixed(values: Tensor, share_KB: Tensor) -> Tensor:
 
 
 def train_heads(
-    epoch: int, features_ND: Tensor, masses: Tensor, which_K: Tensor, strata: np.ndarray, heads: HeadStack, part: slice
+    epoch: int, features: Rows, masses: Tensor, which_K: Tensor, strata: np.ndarray, heads: HeadStack, part: slice
 ) -> Tensor:
     """Trains some of the trials' heads for an epoch; their losses [steps, K] on the host.
 
     Args:
+        features: [N, D] of the epoch's view, on the device or on the host.
         heads: of these trials.
         part: which of all of them they are.
     """
@@ -75,8 +76,7 @@ def train_heads(
     for step in range(len(losses)):
         on_host = torch.from_numpy(batches[:, step])
         rows_KB = on_host.to(device, non_blocking=True)
-        near = features_ND.device == rows_KB.device
-        x_KBD = features_ND[rows_KB if near else on_host].to(device, non_blocking=True).float()
+        x_KBD = features.give(on_host.flatten(), None).unflatten(0, on_host.shape).float()
         wanted = masses[which_K[:, None], rows_KB]
         if shares is not None:
             share_KB = shares.gather(1, rows_KB)
