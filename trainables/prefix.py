@@ -133,15 +133,18 @@ class Prefix:
             for places, of_places in zip(batches, gathered, strict=True):
                 yield self._given(places, of_places)
 
-    def all_rows(self) -> Tensor:
-        """Of every row, [N, ...] in their order: kept, or computed now. Not for a trained stem."""
+    def all_rows(self) -> Rows:
+        """Of every row, in their order: kept, or computed now. Not for a trained stem.
+
+        What is computed now lies on the device, too, where it fits beside training, and else on the host.
+        """
         if self._kept is not None:
             self.counts.read += len(self.part)
-            kept = self._kept.all()
-            return kept if self.part.at is None else kept[self.part.at.to(kept.device)]
+            return self._kept.at(self.part.at)
         array = np.empty((len(self.part), *self._shape), NUMPY[self.dtype])
         self._fill(array, self.part.places(torch.arange(len(self.part))))
-        return torch.from_numpy(array).view(self.dtype).to(self.place.device)
+        computed = torch.from_numpy(array).view(self.dtype)
+        return Rows(computed, None, self.place.device, self.resident)
 
     @functools.cached_property
     def _pixels(self) -> Rows:

@@ -21,7 +21,7 @@ from tests.faults.searches import wait_until
 from tests.faults.worker import STRIKES, Told, alone, run, struck_pids, without_times
 from tests.trainables.digits import EVERYTHING
 from trainables import trials
-from trainables.head_group import _Heads
+from trainables.head_stack import HeadStack
 from trainables.prefix import Prefix
 from trainables.trial_files import END, trial_folder
 
@@ -80,14 +80,14 @@ def group_of(first: int, job: dict[str, Any]) -> dict[str, Any]:
 
 
 def killed_after(steps: int, job: dict[str, Any]) -> None:
-    step, left = _Heads.step, iter(range(steps))
+    step, left = HeadStack.step, iter(range(steps))
 
-    def counted(heads: _Heads, *arguments: Any) -> Any:
+    def counted(heads: HeadStack, *arguments: Any) -> Any:
         if next(left, None) is None:
             os.kill(os.getpid(), signal.SIGKILL)
         return step(heads, *arguments)
 
-    _Heads.step = counted  # type: ignore[method-assign]
+    HeadStack.step = counted  # type: ignore[method-assign]
     run(job)
 
 

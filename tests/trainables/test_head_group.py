@@ -13,13 +13,16 @@ import torch
 
 from spaces.config import TrialConfig
 from tests.trainables.digits import Digits
-from trainables import head_group, trials
+from trainables import head_passes, prefix, trials
 from trainables.causes import Diverged, End
 from trainables.epoch import EpochReport
-from trainables.head_group import Member, can_share, fine_tune_heads, shared
+from trainables.head_group import fine_tune_heads
+from trainables.head_member import Member, can_share, shared
+from trainables.head_stack import HeadStack
 from trainables.loop import fine_tune
+from trainables.model import build_model
 from trainables.prefix import ActivationStore
-from trainables.resident import RESIDENT
+from trainables.resident import RESIDENT, Resident
 from trainables.trial_files import END, trial_folder
 
 VARIED: list[dict[str, Any]] = [
@@ -135,7 +138,7 @@ def lacking(monkeypatch: pytest.MonkeyPatch, lacks: Callable[[Sequence[Member], 
     Args:
         lacks: of the trials and the number of steps before, whether it runs out.
     """
-    step, tried = head_group._Heads.step, list[int]()
+    step, tried = HeadStack.step, list[int]()
 
     def limited(self: Any, x_KBD: torch.Tensor, masses: torch.Tensor) -> torch.Tensor:
         tried.append(len(x_KBD))
@@ -144,7 +147,7 @@ def lacking(monkeypatch: pytest.MonkeyPatch, lacks: Callable[[Sequence[Member], 
             raise torch.OutOfMemoryError(f"{SHORT}\nGPU 0 has ...")
         return losses
 
-    monkeypatch.setattr(head_group._Heads, "step", limited)
+    monkeypatch.setattr(HeadStack, "step", limited)
     return tried
 
 
@@ -214,6 +217,37 @@ def test_copies_make_way_before_a_group_is_cut(digits: Digits, monkeypatch: pyte
     assert not RESIDENT.held and set(tried) == {5} and all(m.value is not None for m in members)
 
 
+def test_features_that_do_not_fit_the_device_stay_on_the_host(digits: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Computed live, a view for each epoch: each step's are sent by themselves, and all is the same to the last bit."""
+    several = configs(digits)
+    data = digits.data(several[0])
+    needed = len(data.train) * build_model(several[0], 10).backbone.spec.width * 4
+    without_a_device, _ = fine_tune_heads(several, data)
+
+    def run(unused: int) -> tuple[list[Member], list[bool]]:
+        """On a device with so many bytes; which features, first those of validation, were copied to it."""
+        sent: list[bool] = []
+
+        class Noting(Resident):
+            def copy_of(self, key: str | None, host: torch.Tensor, device: torch.device) -> torch.Tensor | None:
+                copy = super().copy_of(key, host, device)
+                sent.extend([copy is not None] if key is None else [])
+                return copy
+
+        resident = Noting(lambda _: unused, share=0.5)
+        monkeypatch.setattr(prefix, "resident_of", lambda _: resident)
+        return fine_tune_heads(several, data)[0], sent
+
+    runs = [run(2 * needed), run(2 * needed - 1), run(0)]
+    assert [sent for _, sent in runs] == [[True] * 4, [True] + [False] * 3, [False] * 4]
+    for members, _ in runs:
+        for mine, its in zip(members, without_a_device, strict=True):
+            assert [r.step_losses for r in mine.reports] == [r.step_losses for r in its.reports]
+            assert mine.value is not None and mine.value == its.value
+            np.testing.assert_array_equal(mine.probabilities, its.probabilities)
+            assert torch.equal(mine.linear.weight, its.linear.weight)
+
+
 def test_an_error_of_one_that_is_evaluated_leaves_the_others_alone(
     digits: Digits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,14 +255,14 @@ def test_an_error_of_one_that_is_evaluated_leaves_the_others_alone(
     data = digits.data(several[0])
     whole, _ = fine_tune_heads(several, data)
     errors = {2: ValueError("nobody expected this"), 4: torch.OutOfMemoryError(SHORT)}
-    evaluated = head_group.evaluated
+    evaluated = head_passes.evaluated
 
     def broken(epoch: int, config: TrialConfig, *more: Any) -> EpochReport:
         if epoch == 2 and config.seed in errors:
             raise errors[config.seed]
         return evaluated(epoch, config, *more)
 
-    monkeypatch.setattr(head_group, "evaluated", broken)
+    monkeypatch.setattr(head_passes, "evaluated", broken)
     members, _ = fine_tune_heads(several, data)
     assert members[1].ended == End("failed", "ValueError: nobody expected this")
     assert members[3].ended == End("infeasible", f"out of the accelerator's memory: {SHORT}", memory=True)
