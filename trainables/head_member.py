@@ -50,6 +50,8 @@ class Member:
     """Validation predictions [U, L] of the epochs that would count in its value, were the newest the last."""
     ended: End | None = None
     """Why it ended before its time."""
+    strange: bool = False
+    """Whether that was an error of unknown kind, met in this process: it should have no further job."""
     stopped: bool = False
     told: int = 0
     """Reports that were told."""

@@ -149,6 +149,9 @@ def close_epoch(
 
     Args:
         outputs: gives its outputs [V, C] for the validation images.
+
+    Raises:
+        OSError: of the files that are written. It says nothing of the trial, and may be mended when it goes on.
     """
     config, steps = member.config, len(losses)
     bad = first_infinite(losses)
@@ -163,8 +166,11 @@ def close_epoch(
             return
         told = evaluated(epoch + 1, config, data, probabilities, losses, started, folder)
     except Exception as error:  # this trial's alone: the others go on
+        known = end_of(error)
+        if known is None and isinstance(error, OSError):
+            raise
         log.warning("a trial of a group could not be evaluated", exc_info=True)
-        member.ended = end_of(error) or unknown(error)
+        member.ended, member.strange = known or unknown(error), known is None
         return
     member.recent = [*member.recent, probabilities][-counted_epochs(config) :]
     member.reports.append(told)
