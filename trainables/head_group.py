@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from spaces.config import TrialConfig
 from trainables import watchdog
@@ -68,7 +69,7 @@ def fine_tune_heads(
     train = Prefix(members[0].model, first, data.train, place, Augment(first), store)
     validation = Prefix(members[0].model, first, data.validation, place, store=store)
     validation.look_at(0)
-    judged_VD = validation.all_rows().all()
+    judged = validation.all_rows()
     strata = strata_of(data.train.labels.numpy())
     masses, which_K = masses_of(members, data)
     steps_an_epoch = len(global_batches(np.arange(len(data.train)), first.batch_size))
@@ -79,6 +80,15 @@ def fine_tune_heads(
     done = saved.restore()
     _tell(members, report)
 
+    def close(epoch: int, running: Sequence[int], losses: Tensor, share: float) -> None:
+        judged_VD = judged.all()  # held for no longer than this: a copy may have to make way for training
+        for k in running:
+            if members[k].ended is None:
+                own = folders[k] if folders else None
+                outputs = partial(judging.of, judged_VD, partial(heads.outputs, k))
+                close_epoch(members[k], epoch, losses[:, k], outputs, data, time.monotonic() - share, own)
+            watchdog.beat()
+
     saved_at = time.monotonic()
     for epoch in range(done, first.epochs):
         running = [k for k, m in enumerate(members) if m.ended is None and not m.stopped]
@@ -86,14 +96,9 @@ def fine_tune_heads(
             break
         started = time.monotonic()
         train.look_at(epoch)
-        of_trials = passes.train(partial(train_heads, epoch, train.all_rows(), masses, which_K, strata)).T
+        losses = passes.train(partial(train_heads, epoch, train.all_rows(), masses, which_K, strata))
         share = (time.monotonic() - started) / len(running)  # of the pass, which is no trial's own
-        for k in running:
-            own = folders[k] if folders else None
-            if members[k].ended is None:
-                outputs = partial(judging.of, judged_VD, partial(heads.outputs, k))
-                close_epoch(members[k], epoch, of_trials[k], outputs, data, time.monotonic() - share, own)
-            watchdog.beat()
+        close(epoch, running, losses, share)
         if epoch + 1 == first.epochs or time.monotonic() - saved_at >= pause:
             saved.save(epoch + 1)
             saved_at = time.monotonic()

@@ -19,12 +19,25 @@ def unused_memory(device: torch.device) -> int:
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
+class Lent:
+    """A copy that one asker alone can want: it goes with the last who holds this, or when it has to make way."""
+
+    def __init__(self, copy: Tensor) -> None:
+        self.copy: Tensor | None = copy
+
+    def __call__(self) -> Tensor | None:
+        """The copy, while it is there."""
+        return self.copy
+
+
 class Resident:
     """Copies of tensors on an accelerator, by key. Those not wanted for longest make room."""
 
     def __init__(self, unused: Callable[[torch.device], int] = unused_memory, share: float = SHARE) -> None:
         self.unused, self.usual, self.share = unused, share, share
         self.held: OrderedDict[tuple[str, torch.device], Tensor] = OrderedDict()
+        self.lent: weakref.WeakSet[Lent] = weakref.WeakSet()
+        """Copies without a key."""
 
     def begin(self, fraction: float = 1) -> None:
         """Before a trial: how much room an earlier one needed says nothing of this one.
@@ -57,11 +70,20 @@ class Resident:
         self.held[name] = _sent(host, device)
         return self.held[name]
 
+    def lend(self, copy: Tensor) -> Lent:
+        """Lets a copy without a key make way with the others."""
+        lent = Lent(copy)
+        self.lent.add(lent)
+        return lent
+
     def make_way(self) -> bool:
         """Gives everything up, and takes less until the next trial: training needs room. Whether there was anything."""
-        if not self.held:
+        lent = [one for one in self.lent if one.copy is not None]
+        if not self.held and not lent:
             return False
         self.held.clear()
+        for one in lent:
+            one.copy = None
         self.share /= 4
         return True
 
@@ -93,8 +115,10 @@ class Rows:
         self.host, self.device = host, device
         self._places: Tensor | None = None
         copy = resident.copy_of(key, host, device) if resident else None
-        # Weak, so that a copy for others too can be given up in the middle of a trial.
-        self._copy: Callable[[], Tensor | None] = (lambda: copy) if copy is None or key is None else weakref.ref(copy)
+        # Never the copy itself, so that it can be given up in the middle of a trial.
+        self._copy: Callable[[], Tensor | None] = lambda: None
+        if copy is not None and resident is not None:
+            self._copy = resident.lend(copy) if key is None else weakref.ref(copy)
 
     def at(self, places: Tensor | None) -> Rows:
         """Those in these places [M] int64, numbered anew; None: as they are."""

@@ -65,8 +65,14 @@ def test_what_nobody_else_can_want_drives_nothing_out() -> None:
     assert resident.copy_of(None, torch.zeros(126), CPU) is None, "of 504 bytes"
     assert [key for key, _ in resident.held] == ["a"]
     rows = Rows(numbers(5), None, CPU, resident)
-    assert resident.make_way() and rows.gather(torch.tensor([3])) is None, "it stays as long as who asked for it"
-    assert rows.give(torch.tensor([3, 99]), None).tolist() == [8, 104]
+    for there in (True, False):
+        assert (rows.gather(torch.tensor([3])) is None) == there
+        assert rows.give(torch.tensor([3, 99]), None).tolist() == [8, 104]
+        assert resident.make_way() == there, "it makes way like the others, once"
+    another = Rows(numbers(5)[:10], None, CPU, resident)
+    assert another.gather(torch.tensor([3])) is None and len(resident.lent) == 2
+    del rows, another
+    assert not resident.lent, "it goes with who asked for it"
 
 
 @pytest.mark.parametrize("unused", [0, 10_000])
