@@ -188,7 +188,7 @@ class Prefix:
         """Whether all views that this trial looks at would fit the store at once; they would only drive each other
         out."""
         assert self.store is not None
-        views = view_of(self.config.epochs - 1, self.config) + 1 if self._views_differ else 1
+        views = views_looked_at(self.config) if self.augment else 1
         each = len(self.part.pixels) * int(np.prod(self._shape)) * NUMPY[self.dtype].itemsize
         return views * each <= self.store.budget
 
@@ -269,6 +269,13 @@ def view_of(epoch: int, config: TrialConfig) -> int:
     if config.level == 0:
         return 0
     return epoch % config.views if config.views else epoch
+
+
+def views_looked_at(config: TrialConfig) -> int:
+    """How many views of the training images that differ a trial looks at."""
+    if config.level == 0 or not Augment(config).ranges.random:
+        return 1
+    return min(config.views or config.epochs, config.epochs)
 
 
 def view_seed(config: TrialConfig) -> int:
