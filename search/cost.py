@@ -14,6 +14,7 @@ from statistics import fmean
 import psutil
 import torch
 
+from search.launch import group_size
 from search.plan import Plan, pixels_of_trials, policies_of
 from search.rungs import rung_epochs
 from search.sampler import Exhausted, Sampler
@@ -22,6 +23,8 @@ from spaces.config import BudgetConfig, StoppingConfig, TrialConfig
 from spaces.library import trial_config
 from spaces.words import counted
 from trainables.causes import Diverged
+from trainables.head_member import can_share
+from trainables.head_memory import Held, held
 from trainables.kinds import kind
 from trainables.place import Place, this_machine
 from trainables.prefix import activation_budget
@@ -91,6 +94,7 @@ def estimate(plan: Plan, progress: Callable[[int, int], None] | None = None) -> 
     if not measured:
         return None
     backbones = {kind(config): config.backbone for config in configs}
+    device_memory, host_memory = _most_memory(plan, configs, costs, place)
     fitting = [config for config in configs if kind(config) not in costs or costs[kind(config)].fits]
     each = fmean(_hours(plan, config, costs, backbones) for config in fitting)
     share = share_of_epochs(budget.epochs, plan.config.stopping, plan.config.dataset.split.folds)
@@ -106,8 +110,8 @@ def estimate(plan: Plan, progress: Callable[[int, int], None] | None = None) -> 
         wall_hours=wall_hours(budget.trials, plan.concurrent, length),
         wall_stopped=wall_hours(budget.trials, plan.concurrent, length, share),
         fit=min(limits) if limits else None,
-        device_memory=max(cost.device_bytes for cost in measured),
-        host_memory=before + max(cost.host_bytes for cost in measured),
+        device_memory=device_memory,
+        host_memory=before + host_memory,
         smaller=sum(not cost.whole for cost in measured),
         diverged=diverged,
         unreached=len(backbones) - len(costs) - diverged,
@@ -270,6 +274,23 @@ def _hours(plan: Plan, config: TrialConfig, costs: Mapping[str, Cost], backbones
     seconds = sum(train * training + validation * evaluating for train, validation in images) * config.epochs
     resources = plan.config.resources  # of one worker: several take as many times fewer seconds each
     return seconds * (resources.accelerators or resources.cpus) / HOUR
+
+
+def _most_memory(plan: Plan, configs: list[TrialConfig], costs: dict[str, Cost], place: Place) -> tuple[int, int]:
+    """Bytes of the accelerator and of the host that the kind takes which needs most: one trial of it, or, of heads that
+    train in one pass, a job of as many as it may have."""
+    heads = group_size(plan, plan.concurrent)
+    manifest, (train, validation) = plan.prepared.manifest, plan.prepared.folds[0]
+    budget = activation_budget(plan.cache, plan.config.activations)
+    device, host = 0, 0
+    for name, cost in costs.items():
+        alike = [config for config in configs if heads > 1 and kind(config) == name and can_share(config)]
+        more = Held()
+        if cost.fits and alike:
+            images = len(train), len(validation)
+            more = held(alike, heads, images, len(manifest.classes), manifest.task, budget, place)
+        device, host = max(device, cost.device_bytes + more.device), max(host, cost.host_bytes + more.host)
+    return device, host
 
 
 def _pixels(plan: Plan) -> int:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from search.suitable import labels_from
 from spaces.config import FORMAT, SearchConfig
 from spaces.mistakes import Mistake
-from spaces.sources import sources, sources_digest
+from spaces.sources import DECODERS, sources, sources_digest
 from spaces.words import written
 
 if TYPE_CHECKING:
     from search.plan import Plan
 
-PACKAGES = ("medtune", "torch", "timm", "ray", "optuna", "numpy", "scikit-learn")
+PACKAGES = ("medtune", "torch", "timm", "ray", "optuna", "numpy", "scikit-learn", *DECODERS)
 CODE = ("spaces", "trainables")  # packages that decide what a trial computes
 SHOWN = 10  # differences of a kind
 # The data are held by their digest wherever they lie, the record by being opened wherever it is.

@@ -24,13 +24,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, get_args
 from search.cluster import PACKAGES, Node, first_line, nodes, trials_at_once, wanted_of
 from search.shadowing import finder, shadowed
 from spaces.mistakes import Mistake
+from spaces.sources import DECODERS
 from trainables.data.stored import ACTIVATIONS
 from trainables.files import write_text
 
 if TYPE_CHECKING:
     from search.plan import Plan
 
-VERSIONS = ("ray", "torch", "torchvision", "timm", "numpy")
+VERSIONS = ("ray", "torch", "torchvision", "timm", "numpy", *DECODERS)
 # NVIDIA's oldest driver by torch's major version of CUDA:
 # https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html
 DRIVERS = {"12": 525, "13": 580}

@@ -32,7 +32,7 @@ OF_HEADS = frozenset(
         "sampling", "uncertain", "blank",
     }
 )  # fmt: skip
-"""Dimensions in which trials that train heads in one pass may differ (trainables.head_group)."""
+"""Dimensions in which trials that train heads in one pass may differ (trainables.head_member)."""
 
 
 TRIED, OR_TOO_LARGE = "every configuration was tried", " or needs as much memory as one that ran out of it"

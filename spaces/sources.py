@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
+DECODERS = ("pillow", "pydicom", "python-gdcm", "scipy")
+"""Packages that pixels come from as well (trainables.data.pixels): others may round them otherwise."""
+
 
 def sources_digest(names: Iterable[str]) -> str:
     """SHA-256 of the sources of packages and modules, by their dotted names.

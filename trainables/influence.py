@@ -7,6 +7,7 @@ before its epoch is told; one that is lost with its machine is only missed in a 
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -25,8 +26,10 @@ def keep(folder: Path, epoch: int, epochs: int, of_groups: np.ndarray) -> None:
     """Writes the row of an epoch, from 1, of so many; `of_groups` as `intervals.influence` gives it, [scores, G]."""
     path, row = folder / FILE, of_groups.astype(np.float32)
     if _shape(path) != (epochs, *row.shape):
+        table = io.BytesIO()  # where NumPy writes into a file itself, its error doesn't say that the disk is full
+        np.save(table, np.full((epochs, *row.shape), np.nan, np.float32))
         with replacing(path) as file:
-            np.save(file, np.full((epochs, *row.shape), np.nan, np.float32))
+            file.write(table.getbuffer())
     with path.open("r+b") as file:
         np.lib.format.read_magic(file)
         np.lib.format.read_array_header_1_0(file)

@@ -51,6 +51,6 @@ class MixedForward(nn.Module):
         """
         hidden = self.model.hidden(given) if self.model.stem_trained else given
         if share is not None:
-            # What a head alone reads is mixed in the head's own fp32, as trainables.head_group does.
+            # What a head alone reads is mixed in the head's own fp32, as trainables.head_passes does.
             hidden = mix(hidden.float() if self.model.frozen else hidden, share)
         return self.model.from_hidden(hidden)

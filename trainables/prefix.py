@@ -133,15 +133,18 @@ class Prefix:
             for places, of_places in zip(batches, gathered, strict=True):
                 yield self._given(places, of_places)
 
-    def all_rows(self) -> Tensor:
-        """Of every row, [N, ...] in their order: kept, or computed now. Not for a trained stem."""
+    def all_rows(self) -> Rows:
+        """Of every row, in their order: kept, or computed now. Not for a trained stem.
+
+        What is computed now lies on the device, too, where it fits beside training, and else on the host.
+        """
         if self._kept is not None:
             self.counts.read += len(self.part)
-            kept = self._kept.all()
-            return kept if self.part.at is None else kept[self.part.at.to(kept.device)]
+            return self._kept.at(self.part.at)
         array = np.empty((len(self.part), *self._shape), NUMPY[self.dtype])
         self._fill(array, self.part.places(torch.arange(len(self.part))))
-        return torch.from_numpy(array).view(self.dtype).to(self.place.device)
+        computed = torch.from_numpy(array).view(self.dtype)
+        return Rows(computed, None, self.place.device, self.resident)
 
     @functools.cached_property
     def _pixels(self) -> Rows:
@@ -185,7 +188,7 @@ class Prefix:
         """Whether all views that this trial looks at would fit the store at once; they would only drive each other
         out."""
         assert self.store is not None
-        views = view_of(self.config.epochs - 1, self.config) + 1 if self._views_differ else 1
+        views = views_looked_at(self.config) if self.augment else 1
         each = len(self.part.pixels) * int(np.prod(self._shape)) * NUMPY[self.dtype].itemsize
         return views * each <= self.store.budget
 
@@ -266,6 +269,13 @@ def view_of(epoch: int, config: TrialConfig) -> int:
     if config.level == 0:
         return 0
     return epoch % config.views if config.views else epoch
+
+
+def views_looked_at(config: TrialConfig) -> int:
+    """How many views of the training images that differ a trial looks at."""
+    if config.level == 0 or not Augment(config).ranges.random:
+        return 1
+    return min(config.views or config.epochs, config.epochs)
 
 
 def view_seed(config: TrialConfig) -> int:

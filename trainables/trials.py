@@ -10,7 +10,7 @@ import functools
 import gc
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypedDict
@@ -27,6 +27,7 @@ from trainables.epoch import EpochReport
 from trainables.files import write_json
 from trainables.folds import Valued, fine_tune_folds
 from trainables.head_group import fine_tune_heads
+from trainables.head_member import Member
 from trainables.object_store import below, link
 from trainables.place import Place, this_machine
 from trainables.predictions import Predictions, numbers_of
@@ -186,6 +187,7 @@ def _run_group(
             waiting.add({"trial": numbers[k], "epoch": _plain(epoch)})
         return not (folders[k] / STOPPED).exists()
 
+    members: list[Member] = []
     with _ends_told(dict(zip(numbers, folders, strict=True)), waiting, place):
         for folder, config in zip(folders, configs, strict=True):
             folder.mkdir(parents=True, exist_ok=True)
@@ -209,6 +211,15 @@ def _run_group(
                 predictions = Predictions(member.probabilities, units.truth, groups, groups * 0, member.earlier)
                 valued = Valued(member.value, member.reports[-1], predictions, own)
                 _complete(folders[k], numbers[k], valued, ready - received, decoded if teller else 0, waiting)
+    _after_own_ends(members, waiting)
+
+
+def _after_own_ends(members: Sequence[Member], waiting: _Waiting) -> None:
+    """What the ends of single trials of a group mean for the process, now that all of them are told."""
+    waiting.out_of_memory |= any(member.ended is not None and member.ended.memory for member in members)
+    strange = [member.ended.cause for member in members if member.ended is not None and member.strange]
+    if strange:
+        raise RuntimeError(f"{strange[0]} (of one trial of a group, told as its end; the others came to their own)")
 
 
 class _Waiting:
@@ -240,7 +251,7 @@ def _ends_told(folders: dict[int, Path], waiting: _Waiting, place: Place) -> Ite
     """Whatever ends the block early is told as the end of these trials that haven't ended yet, unless the driver has
     ended them.
 
-    An error of unknown kind is told first and then raised, after which Tune gives the next trial a fresh actor; so is,
+    An error of unknown kind is told first and then raised, after which Tune gives the next job a fresh actor; so is,
     of several workers, one that the others may not have met, since they would wait for this one.
     """
     try:

@@ -1,10 +1,12 @@
 """What a resume takes, and what it refuses."""
 
+import io
 import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from PIL import Image
 from search import identity, launch
 from search.cli import main
 from search.cluster import PACKAGES
+from search.console import Console
 from search.folder import SETTINGS, SearchFolder, write_settings
 from search.study import JOURNAL
 from spaces.mistakes import Mistake
@@ -111,6 +114,21 @@ def test_other_code_has_to_be_accepted(tmp_path: Path, monkeypatch: pytest.Monke
     assert accepted["code"] == "0" * 64 and accepted["trials"] == 2
     launch.resume(found)  # accepted once is enough
     assert len(ran) == 2 and len(found.study().accepted) == 1
+
+
+@pytest.mark.parametrize("package", ["pillow", "python-gdcm"])
+def test_other_decoders_are_told_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    """A resume with another version of what decodes images says so, as of every other package, and goes on."""
+    found, version = recorded(tmp_path, ended=2, running=0), metadata.version
+    sentence = f"{package} is 0.1, the search was started with {version(package)}: values may differ."
+    monkeypatch.setattr(identity.metadata, "version", lambda name: "0.1" if name == package else version(name))
+    said = io.StringIO()
+    monkeypatch.setattr(launch, "_drive", lambda *_: said.write("Ray starts"))
+    launch.resume(found, console=Console(said))
+    before, _ = said.getvalue().split("Ray starts")
+    assert sentence in before
 
 
 @pytest.mark.slow

@@ -15,13 +15,14 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from search.folder import SearchFolder
+from search.outages import outage
 from search.record import State
 from tests.faults.elsewhere import ended, given
 from tests.faults.searches import wait_until
 from tests.faults.worker import STRIKES, Told, alone, run, struck_pids, without_times
 from tests.trainables.digits import EVERYTHING
 from trainables import trials
-from trainables.head_group import _Heads
+from trainables.head_stack import HeadStack
 from trainables.prefix import Prefix
 from trainables.trial_files import END, trial_folder
 
@@ -80,14 +81,14 @@ def group_of(first: int, job: dict[str, Any]) -> dict[str, Any]:
 
 
 def killed_after(steps: int, job: dict[str, Any]) -> None:
-    step, left = _Heads.step, iter(range(steps))
+    step, left = HeadStack.step, iter(range(steps))
 
-    def counted(heads: _Heads, *arguments: Any) -> Any:
+    def counted(heads: HeadStack, *arguments: Any) -> Any:
         if next(left, None) is None:
             os.kill(os.getpid(), signal.SIGKILL)
         return step(heads, *arguments)
 
-    _Heads.step = counted  # type: ignore[method-assign]
+    HeadStack.step = counted  # type: ignore[method-assign]
     run(job)
 
 
@@ -105,6 +106,41 @@ def test_a_group_killed_in_the_middle_of_an_epoch(
     ends = {message["trial"]: message["end"] for message in calm if "end" in message}
     assert [ends[k]["state"] for k in range(4)] == ["complete", "failed", "complete", "complete"]
     assert "at step 2" in ends[1]["cause"]
+    assert without_times(again) == without_times(calm)
+
+
+def away_after_an_epoch(job: dict[str, Any]) -> str:
+    """Runs a job; once an epoch was told, its trials' folders are away. The error that ends it."""
+    folders = Path(job["search"]) / "trials"
+
+    def report(_: Told) -> None:
+        if folders.is_dir():
+            folders.rename(folders.with_name("elsewhere"))
+            folders.touch()  # no folder
+
+    try:
+        trials.run(job, report)
+    except OSError as error:
+        return f"{type(error).__name__}: {error}"
+    raise AssertionError("it should have been raised")
+
+
+def test_a_group_whose_storage_was_away_for_a_time(
+    order: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Passes if trials that train in one pass and whose folders are away all of a sudden, while the group's own isn't,
+    end by that error and not by ends of their own: the driver knows it for an outage, and with the folders back they
+    tell the same losses, metrics and values, to the last bit, as ones that never met it."""
+    monkeypatch.setattr(trials, "PAUSE", 0.0)
+    settings = {"trained_blocks": 0, "level": 2, "epochs": 4}
+    calm = given(lambda: run(group_of(0, order(0, **settings))), tmp_path / "told")
+    job = group_of(10, order(10, **settings))
+    folders = Path(job["search"]) / "trials"
+    error = given(lambda: away_after_an_epoch(job), tmp_path / "told")
+    assert outage(error) == "no access to", error
+    folders.unlink()
+    folders.with_name("elsewhere").rename(folders)
+    again = given(lambda: run(job), tmp_path / "told")
     assert without_times(again) == without_times(calm)
 
 

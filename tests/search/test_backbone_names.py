@@ -13,7 +13,8 @@ from search.disclosure import public_backbone, public_parameter
 from search.folder import SearchFolder
 from search.mirror import Mirror
 from search.registry import FinalModel
-from search.report import report, shown_settings
+from search.report import report
+from search.shown_settings import shown_settings
 from search.tracking import local_uri, search_facts
 from spaces.config import SearchConfig
 from spaces.strict import parse_yaml

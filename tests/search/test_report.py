@@ -23,8 +23,9 @@ from search.identity import identity
 from search.leaderboard import leaderboard
 from search.plan import Plan, plan
 from search.record import Epoch, State
-from search.report import expected_maximum, report, shown_settings
+from search.report import report
 from search.sampler import Sampler
+from search.shown_settings import shown_settings
 from search.study import Study, open_storage
 from search.trial_text import value_interval, value_text
 from spaces.config import ResourcesConfig, SearchConfig
@@ -417,11 +418,6 @@ def test_settings_are_shown_without_paths_and_addresses() -> None:
     assert shown["weights"] == {"mae_tiny": "a file", "dinov2_tiny": "random"}
     for secret in ("/mnt", "chest", "all.csv", "who", "/home", "mae.pth", "/scratch", "word", "host"):
         assert secret not in json.dumps(shown)
-
-
-def test_expected_maximum_of_equals() -> None:
-    """Values of the order statistics' tables, as in Tsamardinos et al.'s discussion of selection."""
-    assert [round(expected_maximum(n), 2) for n in (1, 2, 24, 100, 300)] == [0.0, 0.56, 1.95, 2.51, 2.88]
 
 
 def test_leaderboard(found: SearchFolder) -> None:

@@ -13,7 +13,7 @@ from trainables.best_epoch import BestEpoch
 from trainables.causes import Infeasible
 from trainables.checkpoint import Checkpoint
 from trainables.epoch import EpochReport
-from trainables.head_group import can_share
+from trainables.head_member import can_share
 from trainables.inference import predict
 from trainables.loop import fine_tune
 from trainables.schedule import rate_share

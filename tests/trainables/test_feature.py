@@ -17,7 +17,8 @@ from tests.trainables.digits import Digits
 from tests.trainables.test_backbones import GOLDEN, golden
 from tests.trainables.test_head_group import configs
 from trainables.backbones import Backbone, build
-from trainables.head_group import fine_tune_heads, shared
+from trainables.head_group import fine_tune_heads
+from trainables.head_member import shared
 from trainables.loop import fine_tune
 from trainables.model import build_model
 from trainables.prefix import ActivationStore

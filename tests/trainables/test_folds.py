@@ -14,6 +14,7 @@ from spaces.config import SplitConfig, TrialConfig
 from tests.trainables.digits import Digits
 from trainables.augment import Augment, store_resolution
 from trainables.data.parts import TrialData, trial_data
+from trainables.data.pixels import DECODERS
 from trainables.data.prepared import Prepared, prepare
 from trainables.epoch import EpochReport
 from trainables.folds import fine_tune_folds
@@ -81,6 +82,30 @@ def test_folds_share_their_pixels(digits: Digits, folded: Prepared) -> None:
     }
     assert sorted(whole) == list(range(len(folded.manifest)))
     assert len({data.digest() for data in parts}) == FOLDS
+
+
+def test_a_trial_goes_on_where_others_decode(
+    digits: Digits, folded: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after an upgrade of Pillow: from the checkpoints of its folds, with the pixels as they are decoded now."""
+    config = digits.config(trained_blocks=0, level=1, epochs=2)
+    data = partial(data_of, digits, folded, config)
+    before, told, again = data(0), list[EpochReport](), list[EpochReport]()
+
+    class Killed(Exception):
+        pass
+
+    def until(report: EpochReport) -> None:
+        told.append(report)
+        if report.epoch == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fine_tune_folds(config, data, FOLDS, tmp_path, until, Place())
+    monkeypatch.setattr("trainables.data.pixels.DECODERS", {**DECODERS, "pillow": "0.1"})
+    fine_tune_folds(config, data, FOLDS, tmp_path, again.append, Place())
+    assert data(0).train.file != before.train.file and data(0).train.key != before.train.key
+    assert [r.time for r in again[:3]] == [r.time for r in told] and len(again) == 6
 
 
 def data_of(digits: Digits, folded: Prepared, config: TrialConfig, fold: int) -> TrialData:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,16 @@ import torch
 
 from spaces.config import TrialConfig
 from tests.trainables.digits import Digits
-from trainables import head_group, trials
+from trainables import prefix, resident
 from trainables.causes import Diverged, End
 from trainables.epoch import EpochReport
-from trainables.head_group import Member, can_share, fine_tune_heads, shared
+from trainables.head_group import fine_tune_heads
+from trainables.head_member import Member, can_share, shared
+from trainables.head_stack import HeadStack
 from trainables.loop import fine_tune
+from trainables.model import build_model
 from trainables.prefix import ActivationStore
-from trainables.resident import RESIDENT
-from trainables.trial_files import END, trial_folder
+from trainables.resident import RESIDENT, Resident
 
 VARIED: list[dict[str, Any]] = [
     {"head_lr": 3e-3, "seed": 1},
@@ -135,7 +137,7 @@ def lacking(monkeypatch: pytest.MonkeyPatch, lacks: Callable[[Sequence[Member], 
     Args:
         lacks: of the trials and the number of steps before, whether it runs out.
     """
-    step, tried = head_group._Heads.step, list[int]()
+    step, tried = HeadStack.step, list[int]()
 
     def limited(self: Any, x_KBD: torch.Tensor, masses: torch.Tensor) -> torch.Tensor:
         tried.append(len(x_KBD))
@@ -144,7 +146,7 @@ def lacking(monkeypatch: pytest.MonkeyPatch, lacks: Callable[[Sequence[Member], 
             raise torch.OutOfMemoryError(f"{SHORT}\nGPU 0 has ...")
         return losses
 
-    monkeypatch.setattr(head_group._Heads, "step", limited)
+    monkeypatch.setattr(HeadStack, "step", limited)
     return tried
 
 
@@ -203,64 +205,66 @@ def test_one_that_does_not_fit_by_itself_leaves_the_others_alone(
         assert_same(members[k], whole[k])
 
 
-def test_copies_make_way_before_a_group_is_cut(digits: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kept", [True, False])
+def test_copies_make_way_before_a_group_is_cut(
+    digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    """Pixels and the group's own features, of training and of validation, kept or computed live: while any copy is
+    there, no step fits. The CPU stands for a device."""
     several = configs(digits)
     data = digits.data(several[0])
+    store = ActivationStore(tmp_path / "activations", 1 << 30) if kept else None
+    whole, _ = fine_tune_heads(several, data, store=store)
+    copies: list[weakref.ref[torch.Tensor]] = []
+    sent = resident._sent
+
+    def noted(host: torch.Tensor, device: torch.device) -> torch.Tensor:
+        copy = sent(host, device)
+        copies.append(weakref.ref(copy))
+        return copy
+
+    monkeypatch.setattr(resident, "_sent", noted)
     monkeypatch.setattr(RESIDENT, "unused", lambda _: 1 << 30)
     monkeypatch.setattr(RESIDENT, "share", 0.5)
-    assert RESIDENT.copy_of("pixels", torch.zeros(100), torch.device("cpu")) is not None
-    tried = lacking(monkeypatch, lambda *_: bool(RESIDENT.held))
-    members, _ = fine_tune_heads(several, data)
-    assert not RESIDENT.held and set(tried) == {5} and all(m.value is not None for m in members)
+    monkeypatch.setattr(prefix, "resident_of", lambda _: RESIDENT)
+    tried = lacking(monkeypatch, lambda *_: any(copy() is not None for copy in copies))
+    members, _ = fine_tune_heads(several, data, store=store)
+    RESIDENT.make_way()
+    steps = len(whole[0].reports[0].step_losses)
+    assert set(tried) == {5} and 3 * steps < len(tried) <= 3 * (steps + 1), "at most once an epoch it fell short"
+    for found, wanted in zip(members, whole, strict=True):
+        assert_same(found, wanted)
 
 
-def test_an_error_of_one_that_is_evaluated_leaves_the_others_alone(
-    digits: Digits, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_features_that_do_not_fit_the_device_stay_on_the_host(digits: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Computed live, a view for each epoch: each step's are sent by themselves, and all is the same to the last bit."""
     several = configs(digits)
     data = digits.data(several[0])
-    whole, _ = fine_tune_heads(several, data)
-    errors = {2: ValueError("nobody expected this"), 4: torch.OutOfMemoryError(SHORT)}
-    evaluated = head_group.evaluated
+    needed = len(data.train) * build_model(several[0], 10).backbone.spec.width * 4
+    without_a_device, _ = fine_tune_heads(several, data)
 
-    def broken(epoch: int, config: TrialConfig, *more: Any) -> EpochReport:
-        if epoch == 2 and config.seed in errors:
-            raise errors[config.seed]
-        return evaluated(epoch, config, *more)
+    def run(unused: int) -> tuple[list[Member], list[bool]]:
+        """On a device with so many bytes; which features, first those of validation, were copied to it."""
+        sent: list[bool] = []
 
-    monkeypatch.setattr(head_group, "evaluated", broken)
-    members, _ = fine_tune_heads(several, data)
-    assert members[1].ended == End("failed", "ValueError: nobody expected this")
-    assert members[3].ended == End("infeasible", f"out of the accelerator's memory: {SHORT}", memory=True)
-    assert [len(m.reports) for m in members] == [3, 1, 3, 1, 3]
-    for k in (0, 2, 4):
-        assert_same(members[k], whole[k])
+        class Noting(Resident):
+            def copy_of(self, key: str | None, host: torch.Tensor, device: torch.device) -> torch.Tensor | None:
+                copy = super().copy_of(key, host, device)
+                sent.extend([copy is not None] if key is None else [])
+                return copy
 
+        resident = Noting(lambda _: unused, share=0.5)
+        monkeypatch.setattr(prefix, "resident_of", lambda _: resident)
+        return fine_tune_heads(several, data)[0], sent
 
-def test_a_job_tells_each_trials_own_end(digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first that comes to its end tells what was done once for all: images decoded, and their frozen part."""
-    several = configs(digits)
-    (tmp_path / "data").symlink_to(digits.prepared)
-    order = {
-        "job": "job-00000",
-        "trials": [{"number": 7 + k, "config": config.plain()} for k, config in enumerate(several)],
-        "search": str(tmp_path),
-        "dataset": digits.dataset.plain(),
-        "cache": str(tmp_path / "cache"),
-        "activations": 1 << 30,
-        "threads": 1,
-        "accelerators": 0,
-        "hang": 60.0,
-    }
-    lacking(monkeypatch, lambda members, _: any(m.config.seed == 1 for m in members))
-    trials.run(order, lambda _: None)
-    ends = [json.loads((trial_folder(tmp_path, 7 + k) / END).read_text())[-1] for k in range(5)]
-    assert [end["end"]["state"] for end in ends] == ["infeasible"] + 4 * ["complete"]
-    assert ends[0]["end"]["cause"] == f"out of the accelerator's memory: {SHORT}"
-    images = len(digits.data(several[0]).train)
-    both = images + len(digits.data(several[0]).validation)
-    shared_out = [{"computed": 3 * images, "read": 3 * images, "decoded": both}]
-    assert [end["counts"] for end in ends[1:]] == shared_out + 3 * [{"computed": 0, "read": 3 * images, "decoded": 0}]
+    runs = [run(2 * needed), run(2 * needed - 1), run(0)]
+    assert [sent for _, sent in runs] == [[True] * 4, [True] + [False] * 3, [False] * 4]
+    for members, _ in runs:
+        for mine, its in zip(members, without_a_device, strict=True):
+            assert [r.step_losses for r in mine.reports] == [r.step_losses for r in its.reports]
+            assert mine.value is not None and mine.value == its.value
+            np.testing.assert_array_equal(mine.probabilities, its.probabilities)
+            assert torch.equal(mine.linear.weight, its.linear.weight)
 
 
 def test_who_can_share(digits: Digits) -> None:

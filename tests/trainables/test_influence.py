@@ -1,5 +1,7 @@
 """What groups do to scores, kept by epoch: the standard error of a difference is paired over them."""
 
+import errno
+import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,6 +64,19 @@ def test_rows_are_kept_by_epoch_and_averaged(tmp_path: Path) -> None:
     assert paired_error([pair], METRIC, (1,)) is None, "empty"
     keep(tmp_path / "b", 1, 4, a[0])
     assert paired_error([pair], METRIC, (1,)) == 0, "begun anew where it was empty"
+
+
+def test_a_disk_without_room_is_told_by_the_errors_number(tmp_path: Path) -> None:
+    """Which is how an outage is known. A limit of a file's size stands for the disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(OSError) as told:
+            keep(tmp_path, 1, 50, np.zeros((2, 100)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert told.value.errno == errno.EFBIG
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_trial_keeps_what_its_reports_say(digits: Digits, tmp_path: Path) -> None:

@@ -57,6 +57,36 @@ def test_rows_come_from_the_host_once_the_copy_is_given_up() -> None:
     assert resident.share == 0.125, "it takes less from now on"
 
 
+def test_what_nobody_else_can_want_drives_nothing_out() -> None:
+    resident = Resident(lambda _: 1000)  # half of which may be taken
+    resident.copy_of("a", numbers(0), CPU)
+    own = resident.copy_of(None, numbers(5), CPU)
+    assert own is not None and torch.equal(own, numbers(5))
+    assert resident.copy_of(None, torch.zeros(126), CPU) is None, "of 504 bytes"
+    assert [key for key, _ in resident.held] == ["a"]
+    rows = Rows(numbers(5), None, CPU, resident)
+    for there in (True, False):
+        assert (rows.gather(torch.tensor([3])) is None) == there
+        assert rows.give(torch.tensor([3, 99]), None).tolist() == [8, 104]
+        assert resident.make_way() == there, "it makes way like the others, once"
+    another = Rows(numbers(5)[:10], None, CPU, resident)
+    assert another.gather(torch.tensor([3])) is None and len(resident.lent) == 2
+    del rows, another
+    assert not resident.lent, "it goes with who asked for it"
+
+
+@pytest.mark.parametrize("unused", [0, 10_000])
+def test_some_rows_are_numbered_anew(unused: int) -> None:
+    resident = Resident(lambda _: unused)
+    rows = Rows(numbers(7), "a", CPU, resident)
+    some = rows.at(torch.tensor([4, 2, 0]))
+    asked = torch.tensor([2, 0])
+    assert bool(resident.held) == bool(unused)
+    assert some.give(asked, None).tolist() == some.give(asked, some.gather(asked)).tolist() == [7, 11]
+    assert some.all().tolist() == [11, 9, 7]
+    assert rows.at(None).give(asked, None).tolist() == [9, 7]
+
+
 def test_what_one_trial_needed_says_nothing_of_the_next() -> None:
     resident = Resident(lambda _: 1000)  # half of which may be taken
     assert resident.copy_of("a", numbers(0), CPU) is not None and resident.make_way()

@@ -35,6 +35,9 @@ class Part:
     """int64 [N], where a row's image is in `pixels`; None: in the same place."""
     file: str = ""
     """Names what is in `pixels`, where that isn't `key`: a file that several parts share."""
+    contents: str = ""
+    """As `key`, whatever made pixels of the images (`Pixels.contents`); empty where the pixels are all that is known.
+    """
 
     def places(self, rows: Tensor) -> Tensor:
         """Where the images of rows [B] are in `pixels`."""
@@ -48,9 +51,13 @@ class Part:
         return len(self.labels)
 
     def digest(self) -> str:
-        """SHA-256 of what can be learned from this part: its images and labels, row by row."""
+        """SHA-256 of what can be learned from this part: its images and labels, row by row.
+
+        Not of what decoded the images: a trial goes on from its checkpoints where that has changed, which a resume
+        tells (`search.identity`), as it does where torch has.
+        """
         labels = self.labels.nan_to_num(nan=-2.0).tolist()
-        return digest({"images": self.key, "labels": labels, "units": self.units.digest()})
+        return digest({"images": self.contents or self.key, "labels": labels, "units": self.units.digest()})
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ class TrialData:
     """Images that were decoded to make it; 0 where their pixels were there."""
 
     def digest(self) -> str:
-        """SHA-256 of both parts and the classes. The same on every machine that decodes images alike."""
+        """SHA-256 of both parts and the classes. The same on every machine."""
         return digest([self.train.digest(), self.validation.digest(), list(self.classes), self.task])
 
 
@@ -115,12 +122,13 @@ def open_part(
 def rows_of(manifest: Manifest, pixels: Pixels, rows: np.ndarray) -> Part:
     """Some rows [M] int64 of a manifest whose pixels are open: no file of their own."""
     whole, at = part(manifest, pixels), torch.from_numpy(rows)
-    key = digest([pixels.key, rows.tolist()])
-    return Part(whole.pixels, whole.labels[at], units_of(manifest.take(rows)), key, at, pixels.key)
+    key, contents = (digest([of_file, rows.tolist()]) for of_file in (pixels.key, pixels.contents))
+    return Part(whole.pixels, whole.labels[at], units_of(manifest.take(rows)), key, at, pixels.key, contents)
 
 
 def part(manifest: Manifest, pixels: Pixels) -> Part:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*not writable.*")  # nobody writes to the mapped file
         mapped = torch.from_numpy(np.asarray(pixels.array))
-    return Part(mapped, torch.from_numpy(manifest.labels), units_of(manifest), pixels.key)
+    labels = torch.from_numpy(manifest.labels)
+    return Part(mapped, labels, units_of(manifest), pixels.key, contents=pixels.contents)

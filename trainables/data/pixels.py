@@ -90,12 +90,20 @@ class Pixels:
     key: str
     decoded: int
     """Images decoded by this call for this file; 0 where it was there, or where another file's decoding served it."""
+    contents: str
+    """SHA-256 of the images' contents in their order and of the spec: what the pixels are of, whatever code and
+    decoders made them."""
 
 
 def pixel_key(manifest: Manifest, spec: PixelSpec) -> str:
     """SHA-256 of the contents in order, the spec, the code and the decoders."""
     contents = manifest.contents.tolist()
     return digest({"code": CODE, "decoders": DECODERS, "spec": spec.plain(), "contents": contents})
+
+
+def contents_key(manifest: Manifest, spec: PixelSpec) -> str:
+    """As `pixel_key`, but for the code and the decoders."""
+    return digest({"spec": spec.plain(), "contents": manifest.contents.tolist()})
 
 
 def open_pixels(
@@ -154,7 +162,9 @@ def open_many(
                 "another folder."
             ) from None
         raise
-    opened = {key: Pixels(ready[key], key, decoded[key]) for key in wanted}
+    opened = {
+        key: Pixels(ready[key], key, decoded[key], contents_key(manifest, spec)) for key, spec in wanted.items()
+    }
     pixels = []
     for key in keys:
         pixels.append(opened[key])

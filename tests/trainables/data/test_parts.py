@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 from tests.trainables.digits import Digits
+from trainables.data.pixels import DECODERS
 from trainables.data.prepared import Prepared
 
 
@@ -46,3 +49,14 @@ def test_digest_is_of_images_labels_classes_and_size(digits: Digits) -> None:
         replace(data, classes=tuple(reversed(data.classes))),
     ]
     assert len({data.digest(), *(other.digest() for other in others)}) == 5
+
+
+@pytest.mark.parametrize(("what", "value"), [("DECODERS", {**DECODERS, "pillow": "0.1"}), ("CODE", "other")])
+def test_digest_is_not_of_what_decodes(digits: Digits, monkeypatch: pytest.MonkeyPatch, what: str, value: Any) -> None:
+    """Checkpoints go by it: a trial goes on where Pillow was upgraded, though pixels are decoded anew."""
+    before, other = digits.data(digits.config(level=0)), digits.dataset.model_copy(update={"fit": "pad"})
+    monkeypatch.setattr(f"trainables.data.pixels.{what}", value)
+    after = digits.data(digits.config(level=0))
+    assert after.train.key != before.train.key
+    assert after.digest() == before.digest()
+    assert after.digest() != replace(digits, dataset=other).data(digits.config(level=0)).digest()

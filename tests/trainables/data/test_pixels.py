@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from pydicom.data import get_testdata_file
 
+from spaces import sources
 from spaces.mistakes import Mistake
 from spaces.sources import sources_digest
 from trainables.data import stored
@@ -106,6 +107,10 @@ def test_key_follows_code_and_decoders(manifest, monkeypatch: pytest.MonkeyPatch
             keys.add(pixel_key(manifest, SMALL))
     assert set(DECODERS) == {"pillow", "pydicom", "gdcm", "scipy"} and len(keys) == 6
     assert pixel_key(manifest, SMALL) == before
+
+
+def test_versions_of_all_decoders_are_looked_at_before_a_search_goes_on() -> None:
+    assert {package.removeprefix("python-") for package in sources.DECODERS} == set(DECODERS)
 
 
 @pytest.mark.parametrize("edited", ["pixels.py", "images.py", "dicom.py", "crops.py"])
