@@ -22,7 +22,6 @@ from search.folder import SETTINGS, SearchFolder
 from search.head import watched
 from search.identity import MAY_CHANGE, identity, meaning, refuse_changes, settings_differences
 from search.newcomers import Newcomers
-from search.outages import outage
 from search.plan import Plan, plan
 from search.preflight import GIB, look_at, preflight
 from search.record import Trial
@@ -38,6 +37,7 @@ from spaces.mistakes import Mistake
 from spaces.strict import digest
 from spaces.words import counted
 from trainables.object_store import below
+from trainables.outages import outage
 
 RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",

@@ -24,7 +24,7 @@ from ray.tune.search import Searcher
 from search.cancellation import CAUSE, answered, asked
 from search.disclosure import public_cause
 from search.ending import Ending
-from search.outages import outage, sentence
+from search.outages import sentence
 from search.plateau import since_better
 from search.record import Epoch, State, Trial
 from search.rungs import Rungs
@@ -35,6 +35,7 @@ from spaces.config import Direction, SearchConfig
 from spaces.dimensions import Point
 from spaces.mistakes import Mistake
 from spaces.words import counted
+from trainables.outages import outage
 
 log = logging.getLogger(__name__)
 FIRST = "first configurations"

@@ -8,7 +8,8 @@ order of summation. Shapes: K trials, V images of validation, D features.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from spaces.config import TrialConfig
 from trainables import watchdog
 from trainables.accumulation import Pieces
 from trainables.augment import Augment
-from trainables.causes import Infeasible, end_of
+from trainables.causes import End, Infeasible, end_of
 from trainables.data.order import global_batches
 from trainables.data.parts import TrialData
 from trainables.data.strata import strata_of
@@ -44,6 +45,7 @@ def fine_tune_heads(
     store: ActivationStore | None = None,
     pause: float = 0,
     folders: Sequence[Path] | None = None,
+    ended: Callable[[int, End], None] = lambda _, __: None,
 ) -> tuple[list[Member], Counts]:
     """Trains the heads of all trials together.
 
@@ -56,6 +58,8 @@ def fine_tune_heads(
         place: one worker's.
         pause: as for `fine_tune`.
         folders: each trial's own, where it is kept what groups do to its scores; None keeps nothing.
+        ended: called where an error leaves the group, with a trial's place and its end, for those that had ended before
+            and have no part in it.
 
     Returns:
         The trials, with their values or why they have none.
@@ -90,19 +94,20 @@ def fine_tune_heads(
             watchdog.beat()
 
     saved_at = time.monotonic()
-    for epoch in range(done, first.epochs):
-        running = [k for k, m in enumerate(members) if m.ended is None and not m.stopped]
-        if not running:
-            break
-        started = time.monotonic()
-        train.look_at(epoch)
-        losses = passes.train(partial(train_heads, epoch, train.all_rows(), masses, which_K, strata))
-        share = (time.monotonic() - started) / len(running)  # of the pass, which is no trial's own
-        close(epoch, running, losses, share)
-        if epoch + 1 == first.epochs or time.monotonic() - saved_at >= pause:
-            saved.save(epoch + 1)
-            saved_at = time.monotonic()
-            _tell(members, report)
+    with _ends_kept(members, report, ended):
+        for epoch in range(done, first.epochs):
+            running = [k for k, m in enumerate(members) if m.ended is None and not m.stopped]
+            if not running:
+                break
+            started = time.monotonic()
+            train.look_at(epoch)
+            losses = passes.train(partial(train_heads, epoch, train.all_rows(), masses, which_K, strata))
+            share = (time.monotonic() - started) / len(running)  # of the pass, which is no trial's own
+            close(epoch, running, losses, share)
+            if epoch + 1 == first.epochs or time.monotonic() - saved_at >= pause:
+                saved.save(epoch + 1)
+                saved_at = time.monotonic()
+                _tell(members, report)
 
     heads.put_back()
     for member in members:
@@ -120,6 +125,24 @@ def _tell(members: Sequence[Member], report: Callable[[int, EpochReport], bool])
     for _, k, of_epoch in sorted(new, key=lambda entry: entry[:2]):
         members[k].told += 1
         members[k].stopped |= not report(k, of_epoch)
+
+
+@contextmanager
+def _ends_kept(
+    members: Sequence[Member], report: Callable[[int, EpochReport], bool], ended: Callable[[int, End], None]
+) -> Iterator[None]:
+    """Whatever ends the block early isn't the end of those trials that had ended: what wasn't told yet of them is."""
+    try:
+        yield
+    except Exception:
+        for k, member in enumerate(members):
+            if member.ended is not None:
+                new = [] if member.stopped else member.reports[member.told :]
+                member.told += len(new)
+                for of_epoch in new:
+                    report(k, of_epoch)
+                ended(k, member.ended)
+        raise
 
 
 def _member(config: TrialConfig, data: TrialData, place: Place, like: Model | None) -> Member:

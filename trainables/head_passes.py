@@ -24,6 +24,7 @@ from trainables.head_member import Member
 from trainables.head_stack import HeadStack
 from trainables.loop import first_infinite
 from trainables.mixup import Mixup
+from trainables.outages import outage
 from trainables.resident import RESIDENT, Rows
 from trainables.value import counted_epochs
 
@@ -151,7 +152,8 @@ def close_epoch(
         outputs: gives its outputs [V, C] for the validation images.
 
     Raises:
-        OSError: of the files that are written. It says nothing of the trial, and may be mended when it goes on.
+        OSError: the storage of the files that are written has no room or is away, which says nothing of the trial: the
+            driver takes it back. Any other is its end.
     """
     config, steps = member.config, len(losses)
     bad = first_infinite(losses)
@@ -167,7 +169,7 @@ def close_epoch(
         told = evaluated(epoch + 1, config, data, probabilities, losses, started, folder)
     except Exception as error:  # this trial's alone: the others go on
         known = end_of(error)
-        if known is None and isinstance(error, OSError):
+        if known is None and isinstance(error, OSError) and outage(unknown(error).cause):
             raise
         log.warning("a trial of a group could not be evaluated", exc_info=True)
         member.ended, member.strange = known or unknown(error), known is None

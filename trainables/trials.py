@@ -20,7 +20,7 @@ import torch
 from spaces.config import DatasetConfig, TrialConfig
 from trainables import watchdog
 from trainables.augment import store_resolution
-from trainables.causes import end_of, unknown
+from trainables.causes import End, end_of, unknown
 from trainables.data.parts import TrialData, trial_data
 from trainables.data.prepared import Prepared
 from trainables.epoch import EpochReport
@@ -187,6 +187,9 @@ def _run_group(
             waiting.add({"trial": numbers[k], "epoch": _plain(epoch)})
         return not (folders[k] / STOPPED).exists()
 
+    def ended(k: int, end: End) -> None:
+        _end(folders[k], numbers[k], end.state, end.cause, waiting)
+
     members: list[Member] = []
     with _ends_told(dict(zip(numbers, folders, strict=True)), waiting, place):
         for folder, config in zip(folders, configs, strict=True):
@@ -197,14 +200,14 @@ def _run_group(
         decoded, data = _decoded(of_fold), of_fold(0)
         ready = time.monotonic()
         members, counts = fine_tune_heads(
-            configs, data, _group_folder(order), report, place, _store(order), PAUSE, folders
+            configs, data, _group_folder(order), report, place, _store(order), PAUSE, folders, ended
         )
         units = data.validation.units
         groups = numbers_of(units.groups)
         complete = [k for k, member in enumerate(members) if member.value is not None]
         for k, member in enumerate(members):
             if member.ended is not None:
-                _end(folders[k], numbers[k], member.ended.state, member.ended.cause, waiting)
+                ended(k, member.ended)
             elif member.value is not None:
                 teller = k == complete[0]  # of what was done once for all: what one computes the others read
                 own = counts if teller else Counts(read=counts.read)

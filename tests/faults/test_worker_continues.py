@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from search.folder import SearchFolder
-from search.outages import outage
 from search.record import State
 from tests.faults.elsewhere import ended, given
 from tests.faults.searches import wait_until
@@ -23,6 +22,7 @@ from tests.faults.worker import STRIKES, Told, alone, run, struck_pids, without_
 from tests.trainables.digits import EVERYTHING
 from trainables import trials
 from trainables.head_stack import HeadStack
+from trainables.outages import outage
 from trainables.prefix import Prefix
 from trainables.trial_files import END, trial_folder
 

@@ -8,28 +8,12 @@ import pytest
 
 from search import folder as folders
 from search.identity import identity
-from search.outages import outage
 from search.plan import plan
 from search.record import State
 from search.settings import load
 from spaces.mistakes import Mistake
 from tests.search.conftest import SETTINGS, write_digits
 from tests.search.test_scheduler import driver, epoch
-
-
-@pytest.mark.parametrize(
-    ("cause", "what"),
-    [
-        ("NotADirectoryError: [Errno 20] Not a directory: '/store/00002/epoch-0001'", "no access to"),
-        ("OSError: [Errno 116] Stale file handle", "no access to"),
-        ("RuntimeError: unable to write: No space left on device", "no room for"),
-        ("OSError: [Errno 122] Disk quota exceeded", "no room for"),
-        ("the loss was nan at step 2", None),
-        ("ConnectionRefusedError: [Errno 111] Connection refused", None),
-    ],
-)
-def test_what_an_outage_is(cause: str, what: str | None) -> None:
-    assert outage(cause) == what
 
 
 def test_a_trial_whose_files_are_away_is_left_to_a_resume(tmp_path: Path) -> None:

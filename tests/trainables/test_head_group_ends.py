@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from trainables import checkpoint, head_passes, trials
 from trainables.causes import End
 from trainables.epoch import EpochReport
 from trainables.head_group import fine_tune_heads
+from trainables.outages import outage
 from trainables.resident import RESIDENT
 from trainables.trial_files import END, trial_folder
 
@@ -158,6 +161,50 @@ def test_an_error_that_nobody_knows_ends_the_process_once_all_is_told(
     again: list[dict[str, Any]] = []
     trials.run(order, again.extend)
     assert said(again) == said(told)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EBUSY, errno.EAGAIN, errno.EFBIG, errno.ENOLCK])
+def test_an_error_of_ones_files_that_is_no_outage_is_its_own_end(
+    digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """The driver wouldn't take the others back."""
+    error = OSError(number, os.strerror(number))
+    assert not outage(str(error))
+    breaking(monkeypatch, {2: error})
+    with pytest.raises(RuntimeError, match=os.strerror(number)):
+        trials.run(job(digits, tmp_path, configs(digits)), lambda _: None)
+    found = [end["end"] for end in ends(tmp_path)]
+    assert [end["state"] for end in found] == ["complete", "failed"] + 3 * ["complete"]
+    assert found[1]["cause"] == f"{type(error).__name__}: [Errno {number}] {os.strerror(number)}"
+
+
+def test_what_had_ended_before_an_outage_keeps_its_cause(
+    digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others, which the driver takes back, go on without it, from the group's checkpoint or anew."""
+    varied = [{"seed": 1}, {"seed": 2}, {"seed": 3, "head_lr": 3e37, "warmup": 0.0}, {"seed": 4}, {"seed": 5}]
+    several = configs(digits, varied)
+    whole, _ = fine_tune_heads(several, digits.data(several[0]))
+    assert whole[2].ended is not None
+    order = job(digits, tmp_path, several)
+    told: list[dict[str, Any]] = []
+    with monkeypatch.context() as patched:
+        lacking(patched, lambda members, steps: steps >= 4 and any(m.config.seed == 1 for m in members))
+        breaking(patched, {4: OSError(errno.EIO, os.strerror(errno.EIO))})
+        with pytest.raises(OSError, match="Input/output error"):
+            trials.run(order, told.extend)
+    found = [end["end"] for end in ends(tmp_path)]
+    assert (found[0]["state"], found[0]["cause"]) == ("infeasible", f"out of the accelerator's memory: {SHORT}")
+    assert (found[2]["state"], found[2]["cause"]) == ("failed", whole[2].ended.cause)
+    assert [bool(outage(end["cause"])) for end in found] == [False, True, False, True, True]
+    of_first = [message["epoch"]["epoch"] for message in told if message["trial"] == FIRST and "epoch" in message]
+    assert sorted(set(of_first)) == [1], "told before its end"
+    for k in (1, 3, 4):  # as the driver does
+        (trial_folder(tmp_path, FIRST + k) / END).unlink()
+    trials.run(order, lambda _: None)
+    again = [end["end"] for end in ends(tmp_path)]
+    assert again[0] == found[0] and again[2] == found[2]
+    assert [again[k]["value"] for k in (1, 3, 4)] == pytest.approx([whole[k].value for k in (1, 3, 4)], abs=1e-9)
 
 
 def test_memory_that_one_trial_lacked_is_given_back(
