@@ -80,16 +80,21 @@ def fine_tune_heads(
     heads = HeadStack(members, steps_an_epoch * first.epochs, place.device)
     passes = Passes(members, heads, steps_an_epoch)
     judging = Pieces(len(data.validation), place.device)
+    everyone = torch.arange(len(data.validation))
     saved = HeadCheckpoints(folder, configs, data, heads, members)
     done = saved.restore()
     _tell(members, report)
 
+    def outputs_of(k: int, rows: Tensor) -> Tensor:
+        """[B, C] of rows that follow each other. Their features are asked for anew each time and held no longer: a copy
+        of them may have to make way, for training and for what is computed of them here."""
+        return heads.outputs(k, judged.between(int(rows[0]), int(rows[-1]) + 1))
+
     def close(epoch: int, running: Sequence[int], losses: Tensor, share: float) -> None:
-        judged_VD = judged.all()  # held for no longer than this: a copy may have to make way for training
         for k in running:
             if members[k].ended is None:
                 own = folders[k] if folders else None
-                outputs = partial(judging.of, judged_VD, partial(heads.outputs, k))
+                outputs = partial(judging.of, everyone, partial(outputs_of, k))
                 close_epoch(members[k], epoch, losses[:, k], outputs, data, time.monotonic() - share, own)
             watchdog.beat()
 

@@ -145,11 +145,11 @@ class Rows:
             assert gathered is not None
         return gathered.to(self.device, non_blocking=True)
 
-    def all(self) -> Tensor:
-        """All of them: on the device where there is a copy, else on the host."""
+    def between(self, start: int, stop: int) -> Tensor:
+        """Rows start to stop - 1: on the device where there is a copy, else on the host."""
         copy = self._copy()
         whole = self.host if copy is None else copy
-        return whole if self._places is None else whole[self._places.to(whole.device)]
+        return whole[start:stop] if self._places is None else whole[self._places[start:stop].to(whole.device)]
 
     def _placed(self, rows: Tensor) -> Tensor:
         return rows if self._places is None else self._places[rows]

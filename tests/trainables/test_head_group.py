@@ -205,16 +205,9 @@ def test_one_that_does_not_fit_by_itself_leaves_the_others_alone(
         assert_same(members[k], whole[k])
 
 
-@pytest.mark.parametrize("kept", [True, False])
-def test_copies_make_way_before_a_group_is_cut(
-    digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
-) -> None:
-    """Pixels and the group's own features, of training and of validation, kept or computed live: while any copy is
-    there, no step fits. The CPU stands for a device."""
-    several = configs(digits)
-    data = digits.data(several[0])
-    store = ActivationStore(tmp_path / "activations", 1 << 30) if kept else None
-    whole, _ = fine_tune_heads(several, data, store=store)
+def any_copy(monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
+    """A device, for which the CPU stands, that holds copies of pixels and of the group's own features, of training and
+    of validation. Gives whether any is there."""
     copies: list[weakref.ref[torch.Tensor]] = []
     sent = resident._sent
 
@@ -227,11 +220,49 @@ def test_copies_make_way_before_a_group_is_cut(
     monkeypatch.setattr(RESIDENT, "unused", lambda _: 1 << 30)
     monkeypatch.setattr(RESIDENT, "share", 0.5)
     monkeypatch.setattr(prefix, "resident_of", lambda _: RESIDENT)
-    tried = lacking(monkeypatch, lambda *_: any(copy() is not None for copy in copies))
+    return lambda: any(copy() is not None for copy in copies)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_copies_make_way_before_a_group_is_cut(
+    digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    """Kept or computed live: while any copy is there, no step fits."""
+    several = configs(digits)
+    data = digits.data(several[0])
+    store = ActivationStore(tmp_path / "activations", 1 << 30) if kept else None
+    whole, _ = fine_tune_heads(several, data, store=store)
+    there = any_copy(monkeypatch)
+    tried = lacking(monkeypatch, lambda *_: there())
     members, _ = fine_tune_heads(several, data, store=store)
     RESIDENT.make_way()
     steps = len(whole[0].reports[0].step_losses)
     assert set(tried) == {5} and 3 * steps < len(tried) <= 3 * (steps + 1), "at most once an epoch it fell short"
+    for found, wanted in zip(members, whole, strict=True):
+        assert_same(found, wanted)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_copies_make_way_for_evaluation(
+    digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    """While any copy is there, not one image can be evaluated."""
+    several = configs(digits)
+    data = digits.data(several[0])
+    store = ActivationStore(tmp_path / "activations", 1 << 30) if kept else None
+    whole, _ = fine_tune_heads(several, data, store=store)
+    there, outputs, short = any_copy(monkeypatch), HeadStack.outputs, list[int]()
+
+    def limited(self: HeadStack, k: int, features: torch.Tensor) -> torch.Tensor:
+        if there():
+            short.append(len(features))
+            raise torch.OutOfMemoryError(SHORT)
+        return outputs(self, k, features)
+
+    monkeypatch.setattr(HeadStack, "outputs", limited)
+    members, _ = fine_tune_heads(several, data, store=store)
+    RESIDENT.make_way()
+    assert short[0] == len(data.validation) and len(short) <= 3, "at most once an epoch it fell short"
     for found, wanted in zip(members, whole, strict=True):
         assert_same(found, wanted)
 
