@@ -24,7 +24,7 @@ from spaces.library import trial_config
 from spaces.words import counted
 from trainables.causes import Diverged
 from trainables.head_member import can_share
-from trainables.head_memory import Held, held
+from trainables.head_memory import Held, different_targets, held
 from trainables.kinds import kind
 from trainables.place import Place, this_machine
 from trainables.prefix import activation_budget
@@ -282,13 +282,14 @@ def _most_memory(plan: Plan, configs: list[TrialConfig], costs: dict[str, Cost],
     heads = group_size(plan, plan.concurrent)
     manifest, (train, validation) = plan.prepared.manifest, plan.prepared.folds[0]
     budget = activation_budget(plan.cache, plan.config.activations)
+    different = different_targets(plan.space, heads, manifest.task)
     device, host = 0, 0
     for name, cost in costs.items():
         alike = [config for config in configs if heads > 1 and kind(config) == name and can_share(config)]
         more = Held()
         if cost.fits and alike:
             images = len(train), len(validation)
-            more = held(alike, heads, images, len(manifest.classes), manifest.task, budget, place)
+            more = held(alike, heads, images, len(manifest.classes), manifest.task, budget, place, different)
         device, host = max(device, cost.device_bytes + more.device), max(host, cost.host_bytes + more.host)
     return device, host
 

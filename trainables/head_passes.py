@@ -5,6 +5,7 @@ Shapes: K trials, N images, B images of a batch, M targets that differ, D featur
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,15 +33,32 @@ log = logging.getLogger(__name__)
 
 
 def masses_of(members: Sequence[Member], data: TrialData) -> tuple[Tensor, Tensor]:
-    """Targets [M, N, ...] without repetition, and which of them each trial learns, [K]; on the host."""
-    of_trials = [m.model.output.masses(data.train.labels, data.classes) for m in members]
-    different: list[Tensor] = []
-    which = []
-    for masses in of_trials:
-        same = next((i for i, other in enumerate(different) if torch.equal(other, masses)), len(different))
-        different += [masses] if same == len(different) else []
-        which.append(same)
-    return torch.stack(different), torch.tensor(which)
+    """Targets [M, N, ...] without repetition, and which of them each trial learns, [K]; on the host.
+
+    Those that differ are made twice, the first time only to know how many they are: never are more held than they and
+    one that is being made.
+    """
+
+    def made(member: Member) -> Tensor:
+        return member.model.output.masses(data.train.labels, data.classes)
+
+    def seen(member: Member) -> tuple[torch.Size, bytes]:
+        masses = made(member)
+        return masses.shape, hashlib.blake2b(masses.flatten().numpy()).digest()
+
+    of_trials = [seen(member) for member in members]
+    different = list(dict.fromkeys(of_trials))
+    targets = torch.empty(len(different), *different[0][0])
+    for number, one in enumerate(different):
+        targets[number] = made(members[of_trials.index(one)])
+    return targets, torch.tensor([different.index(one) for one in of_trials])
+
+
+def _batches(configs: Sequence[TrialConfig], epoch: int, strata: np.ndarray) -> np.ndarray:
+    """Rows of each trial's batches, [K, steps, B] int64."""
+    orders = (epoch_order(config.seed, epoch, strata, config.sampling) for config in configs)
+    size = configs[0].batch_size
+    return np.stack([np.stack(global_batches(order, size)) for order in orders])
 
 
 def _shares(configs: Sequence[TrialConfig], epoch: int, rows: int, device: torch.device) -> Tensor | None:
@@ -69,9 +87,9 @@ def train_heads(
     """
     configs, device = [m.config for m in heads.members], heads.weight.device
     used, which_K = which_K[part].unique(return_inverse=True)
-    masses, which_K = masses[used].to(device), which_K.to(device)
-    orders = [epoch_order(c.seed, epoch, strata, c.sampling) for c in configs]
-    batches = np.stack([np.stack(global_batches(o, configs[0].batch_size)) for o in orders])  # [K, steps, B]
+    masses = masses if len(used) == len(masses) else masses[used]
+    masses, which_K = masses.to(device), which_K.to(device)
+    batches = _batches(configs, epoch, strata)
     shares = _shares(configs, epoch, len(strata), device)
     losses = torch.zeros(batches.shape[1], len(configs), device=device)
     for step in range(len(losses)):

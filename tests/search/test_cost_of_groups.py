@@ -21,7 +21,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def estimated(place: Path, trials: int, blocks: Any = 0, **more: Any) -> tuple[Estimate, int]:
+def estimated(place: Path, trials: int, blocks: Any = 0, **more: Any) -> tuple[Estimate, tuple[int, int]]:
     """And the number of images of training and of validation."""
     settings = {
         "name": "digits", "dataset": {"reader": "folder", "root": "images", "policy": "digits"},
@@ -32,7 +32,7 @@ def estimated(place: Path, trials: int, blocks: Any = 0, **more: Any) -> tuple[E
     planned = plan(SearchConfig.model_validate(settings), place)
     found = estimate(planned)
     assert found is not None
-    return found, len(planned.prepared.train) + len(planned.prepared.validation)
+    return found, (len(planned.prepared.train), len(planned.prepared.validation))
 
 
 def test_a_job_of_heads_takes_more_than_a_trial(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,6 +43,20 @@ def test_a_job_of_heads_takes_more_than_a_trial(place: Path, monkeypatch: pytest
     assert alone.host_memory == deeper.host_memory == 1100, "no trial shares a job"
     kept, _ = estimated(place, 40)
     live, _ = estimated(place, 40, activations=0)
-    assert live.host_memory - kept.host_memory == images * backbone("mae_tiny").width * 4
+    assert live.host_memory - kept.host_memory == sum(images) * backbone("mae_tiny").width * 4
     more, _ = estimated(place, 80)
     assert 1100 < kept.host_memory < more.host_memory, "more heads in a job"
+
+
+def test_targets_of_a_range_differ_from_head_to_head(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few of the configurations that were drawn are of one kind: a job may have more."""
+    monkeypatch.setattr(cost, "own_memory", lambda _: 1000)
+    monkeypatch.setattr(cost, "remembered", lambda *_: Cost(1.0, 0.5, 0, 100))
+    space = {"batch_size": {"choice": [4, 8, 16, 32]}, "head": "linear", "resolution": 32, "trained_blocks": 0}
+    space |= {"mixup": 0.0}
+    heads = 64
+    (same, (train, _)), (own, _) = (
+        estimated(place, 2 * heads, space={**space, "label_smoothing": smoothing})
+        for smoothing in (0.1, {"float": [0.0, 0.2]})
+    )
+    assert own.host_memory - same.host_memory == (heads - 1) * train * 10 * 4

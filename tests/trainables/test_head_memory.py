@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import tracemalloc
+import weakref
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from spaces.config import TrialConfig
+from spaces.dimensions import AnyDimension, Choice, Float, Space
 from tests.trainables.digits import Digits
+from trainables.data.manifest import Task
 from trainables.head_member import Member
-from trainables.head_memory import Held, held
-from trainables.head_passes import masses_of
+from trainables.head_memory import Held, different_targets, held
+from trainables.head_passes import _batches, masses_of
 from trainables.head_stack import HeadStack
 from trainables.model import build_model
+from trainables.outputs import Findings
 from trainables.place import Place
 from trainables.prefix import Prefix, views_looked_at
 
@@ -21,8 +29,14 @@ CUDA = Place(torch.device("cuda"))
 AMPLE = 1 << 40
 
 
-def of(configs: list[TrialConfig], images: tuple[int, int], budget: int = AMPLE, place: Place | None = None) -> Held:
-    return held(configs, len(configs), images, 10, "classification", budget, place or Place())
+def of(
+    configs: list[TrialConfig],
+    images: tuple[int, int],
+    budget: int = AMPLE,
+    place: Place | None = None,
+    different: int = 2,
+) -> Held:
+    return held(configs, len(configs), images, 10, "classification", budget, place or Place(), different)
 
 
 def heads(digits: Digits, **changes: Any) -> list[TrialConfig]:
@@ -56,6 +70,61 @@ def test_what_is_held_of_each_head_is_counted(digits: Digits) -> None:
     step = len(configs) * configs[0].batch_size * stack.weight.shape[1] * 4
     known = 2 * sum(own) + targets.nbytes + step
     assert known < of(configs, (len(data.train), len(data.validation))).host < 4 * known
+
+
+@pytest.mark.parametrize(("uncertain", "different"), [("smooth", 8), ("ones", 1)])
+def test_targets_and_orders_are_counted_at_their_most(
+    digits: Digits, monkeypatch: pytest.MonkeyPatch, uncertain: str, different: int
+) -> None:
+    """Of findings, which each head learns in its own way where uncertain ones are drawn: those that differ, and never
+    more than one that is being made beside them; and the rows of an epoch's batches."""
+    rows = 1000
+    configs = [digits.config(trained_blocks=0, seed=seed, uncertain=uncertain) for seed in range(8)]
+    small = digits.data(configs[0])
+    labels = torch.tensor([0.0, 1.0, -1.0]).repeat(rows, 1)
+    data = replace(small, train=replace(small.train, labels=labels), classes=("a", "b", "c"), task="multilabel")
+    members = [Member(config, build_model(config, 3, "multilabel")) for config in configs]
+    masses, there, most = Findings.masses, list[int](), list[int]()
+
+    def counted(self: Findings, labels: torch.Tensor, names: Sequence[str]) -> torch.Tensor:
+        found = masses(self, labels, names)
+        there.append(found.nbytes)
+        most.append(sum(there))
+        weakref.finalize(found, there.pop)
+        return found
+
+    monkeypatch.setattr(Findings, "masses", counted)
+    targets, which = masses_of(members, data)
+    assert len(targets) == different and max(most) == targets[0].nbytes
+    for member, number in zip(members, which.tolist(), strict=True):
+        assert torch.equal(targets[number], masses(member.model.output, labels, data.classes))
+    tracemalloc.start()
+    _batches(configs, 0, np.zeros(rows, np.int64))
+    _, of_orders = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    none, some = (held(configs, 8, (n, 0), 3, "multilabel", AMPLE, Place(), different).host for n in (0, rows))
+    most_held = targets.nbytes + max(most) + of_orders
+    assert most_held <= some - none < 2 * most_held
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "task", "different"),
+    [
+        ([], "multilabel", 1),
+        (
+            [Choice(name="label_smoothing", choices=(0.0, 0.1)), Choice(name="blank", choices=("zeros", "ignore"))],
+            "multilabel",
+            4,
+        ),
+        ([Choice(name="class_weights", choices=("none", "inverse", "effective"))], "ordinal", 3),
+        ([Choice(name="uncertain", choices=("zeros", "smooth"))], "multilabel", 64),
+        ([Choice(name="label_smoothing", choices=tuple(n / 100 for n in range(80)))], "classification", 64),
+        ([Float(name="label_smoothing", low=0.0, high=0.2)], "classification", 64),
+    ],
+)
+def test_targets_that_differ(dimensions: list[AnyDimension], task: Task, different: int) -> None:
+    """At the most, in a job of 64 heads: as many as the space offers, whatever was drawn of it."""
+    assert different_targets(Space(dimensions=tuple(dimensions)), 64, task) == different
 
 
 @pytest.mark.parametrize(
