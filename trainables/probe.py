@@ -23,6 +23,7 @@ import torch
 from spaces.config import TrialConfig
 from spaces.strict import digest
 from trainables.augment import store_resolution
+from trainables.causes import Diverged
 from trainables.data.manifest import Task
 from trainables.data.parts import Part, TrialData
 from trainables.data.units import Units
@@ -39,7 +40,8 @@ SMALL, QUICK = 2, 2.0  # images and seconds: on a CPU the batch is as large as c
 NEUTRAL = {"logit_adjustment": 0.0, "class_weights": "none"}
 """What has no bearing on the cost, and no meaning on noise, in which some classes have no image."""
 SAMPLED = 0.002  # seconds between two looks at a process's memory
-Past = Literal["measured", "untried", "failed"]
+DIVERGED = "diverged"
+Past = Literal["measured", "untried", "failed", "diverged"]
 
 
 @dataclass(frozen=True)
@@ -115,17 +117,21 @@ def _trained(config: TrialConfig, data: TrialData, place: Place) -> Cost:
 
 
 def past(config: TrialConfig, classes: int, task: Task, place: Place, cache: Path) -> Past:
-    """What `remembered` knows of a kind: `measured`, so that asking for it takes no time; `failed`, where it ran out of
-    memory, diverged or ended the process, and is tried again."""
+    """What `remembered` knows of a kind: `measured`, so that asking for it takes no time; `failed` or `diverged`, where
+    it ran out of memory or ended the process, or had no finite loss, and is tried again."""
     file = _file(config, classes, task, place, cache)
     if _kept(file) is not None:
         return "measured"
-    return "failed" if _mark(file).exists() else "untried"
+    said = _said(_mark(file))
+    if said is None:
+        return "untried"
+    return "diverged" if said == DIVERGED else "failed"
 
 
 def remembered(config: TrialConfig, classes: int, task: Task, place: Place, cache: Path) -> Cost:
     """As `probe`, kept under `cache/costs` for this device and version of torch. That it ran out of memory isn't kept,
-    only that it was tried: another process may have had most of it at that moment.
+    only that it was tried: another process may have had most of it at that moment. Where somebody stops the process, it
+    is known of the kind what was known before.
 
     Raises:
         Diverged: as `probe`; nothing else is kept then.
@@ -135,8 +141,19 @@ def remembered(config: TrialConfig, classes: int, task: Task, place: Place, cach
     if kept is not None:
         return kept
     mark = _mark(file)
+    before = _said(mark)
     write_text(mark, "")  # before: where memory is short, the system may end this process
-    found = probe(config, classes, task, place)
+    try:
+        found = probe(config, classes, task, place)
+    except Diverged:
+        write_text(mark, DIVERGED)
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception):  # somebody stopped it, as by Ctrl-C
+            mark.unlink(missing_ok=True)
+            if before is not None:
+                write_text(mark, before)
+        raise
     if found.fits:
         write_json(file, asdict(found))
         mark.unlink(missing_ok=True)
@@ -150,8 +167,16 @@ def _file(config: TrialConfig, classes: int, task: Task, place: Place, cache: Pa
 
 
 def _mark(file: Path) -> Path:
-    """Stands beside where a cost would be kept, from before it is measured until it is."""
+    """Stands beside where a cost would be kept, from before it is measured until it is; says whether it diverged."""
     return file.with_suffix(".tried")
+
+
+def _said(mark: Path) -> str | None:
+    """None where there is no mark."""
+    try:
+        return mark.read_text(encoding="utf-8")
+    except OSError:
+        return None
 
 
 def _kept(file: Path) -> Cost | None:

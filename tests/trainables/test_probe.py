@@ -11,6 +11,7 @@ import torch
 
 from spaces.config import TrialConfig
 from trainables import probe as probing
+from trainables.causes import Diverged
 from trainables.kinds import kind
 from trainables.place import Place
 from trainables.probe import own_memory, past, probe, remembered
@@ -100,6 +101,32 @@ def test_other_errors_are_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(RuntimeError, match="mat1"):
         remembered(config(), 3, "multiclass", PLACE, tmp_path)
     assert not list((tmp_path / "costs").glob("*.json")) and told(tmp_path) == "failed"
+
+
+@pytest.mark.parametrize("before", [None, MemoryError(), Diverged("the loss was nan at step 1")])
+@pytest.mark.parametrize("stopped", [KeyboardInterrupt(), SystemExit(130)])
+def test_who_stops_it_learns_nothing(
+    before: Exception | None, stopped: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the kind that was under way; what was known of it before stays known."""
+    raised: list[BaseException | None] = [before]
+
+    def broken(*_: Any, **__: Any) -> None:
+        assert raised[0] is not None
+        raise raised[0]
+
+    monkeypatch.setattr(probing, "fine_tune", broken)
+    if isinstance(before, Diverged):
+        with pytest.raises(Diverged):
+            remembered(config(), 3, "multiclass", PLACE, tmp_path)
+    elif before is not None:
+        remembered(config(), 3, "multiclass", PLACE, tmp_path)
+    known = told(tmp_path)
+    assert known == {type(None): "untried", MemoryError: "failed", Diverged: "diverged"}[type(before)]
+    raised[0] = stopped
+    with pytest.raises(type(stopped)):
+        remembered(config(), 3, "multiclass", PLACE, tmp_path)
+    assert told(tmp_path) == known
 
 
 def test_mapped_files_are_not_own_memory(tmp_path: Path) -> None:
