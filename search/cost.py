@@ -32,7 +32,7 @@ from trainables.probe import Cost, Past, freed, own_memory, past, remembered
 
 SAMPLED = 64  # points of the space, evenly drawn
 SECONDS = 20.0  # of probing, after which no further kind is begun: the rest is estimated from those that were measured
-TURN: dict[Past, int] = {"measured": 0, "untried": 1, "failed": 2}
+TURN: dict[Past, int] = {"measured": 0, "untried": 1, "failed": 2, "diverged": 2}
 """Whose turn comes first. What failed takes as long each time, and would keep the others from theirs for ever."""
 HOUR = 3600
 GIB = 2**30
@@ -64,11 +64,13 @@ class Estimate:
     smaller: int
     """Kinds that were measured with a smaller batch than theirs, which would take long, and need more memory."""
     diverged: int
-    """Kinds that weren't measured, since their loss wasn't finite."""
+    """Kinds that weren't measured, since their loss wasn't finite, now or when they last had a turn."""
+    earlier: int
+    """Kinds that ran out of memory in an earlier check, and had no turn in this one."""
     unreached: int
-    """Kinds that weren't measured, since there was no time left for them."""
+    """Kinds of which nothing is known, since there was no time left for them."""
     infeasible: float
-    """Share of the drawn configurations that run out of memory."""
+    """Share of the drawn configurations that run out of memory, now or in an earlier check."""
     pixels: int
     """Bytes of decoded images on disk."""
     activations: int
@@ -89,7 +91,7 @@ def estimate(plan: Plan, progress: Callable[[int, int], None] | None = None) -> 
     place = this_machine(resources.accelerators, resources.cpus)
     freed(place)
     before = own_memory(psutil.Process())
-    costs, diverged = _costs(plan, configs, place, progress)
+    costs, diverged, earlier = _costs(plan, configs, place, progress)
     measured = [cost for cost in costs.values() if cost.fits]
     if not measured:
         return None
@@ -103,7 +105,7 @@ def estimate(plan: Plan, progress: Callable[[int, int], None] | None = None) -> 
     limits += [int(budget.device_hours / (each * share))] if budget.device_hours else []
     return Estimate(
         kinds=len(backbones),
-        measured=len(costs),
+        measured=len(costs) - earlier,
         hours_each=each,
         hours_all=each * budget.trials,
         hours_stopped=each * share * budget.trials,
@@ -114,6 +116,7 @@ def estimate(plan: Plan, progress: Callable[[int, int], None] | None = None) -> 
         host_memory=before + host_memory,
         smaller=sum(not cost.whole for cost in measured),
         diverged=diverged,
+        earlier=earlier,
         unreached=len(backbones) - len(costs) - diverged,
         infeasible=1 - len(fitting) / len(configs),
         pixels=_pixels(plan),
@@ -123,15 +126,16 @@ def estimate(plan: Plan, progress: Callable[[int, int], None] | None = None) -> 
 
 def _costs(
     plan: Plan, configs: list[TrialConfig], place: Place, progress: Callable[[int, int], None] | None
-) -> tuple[dict[str, Cost], int]:
-    """Of each kind that could be measured in time, by `TURN` and then the most frequent ones first; and how many
-    diverged."""
+) -> tuple[dict[str, Cost], int, int]:
+    """Of each kind that could be measured in time, by `TURN` and then the most frequent ones first, and of those that
+    didn't fit in an earlier check; how many diverged, then or now; and how many didn't fit then and had no turn now."""
     counts = Counter(kind(config) for config in configs)
     of_kind = {kind(config): config for config in configs}
     classes, task = len(plan.prepared.manifest.classes), plan.prepared.manifest.task
     before = {name: past(config, classes, task, place, plan.cache) for name, config in of_kind.items()}
     costs: dict[str, Cost] = {}
     diverged = 0
+    earlier = 0
     started = time.monotonic()
     for done, name in enumerate(sorted(counts, key=lambda name: (TURN[before[name]], -counts[name]))):
         if before[name] == "measured" or time.monotonic() - started < SECONDS:
@@ -139,9 +143,14 @@ def _costs(
                 costs[name] = remembered(of_kind[name], classes, task, place, plan.cache)
             except Diverged:
                 diverged += 1
+        elif before[name] == "failed":
+            costs[name] = Cost(0.0, 0.0, 0, 0, fits=False)
+            earlier += 1
+        elif before[name] == "diverged":
+            diverged += 1
         if progress:
             progress(done + 1, len(counts))
-    return costs, diverged
+    return costs, diverged, earlier
 
 
 def share_of_epochs(epochs: int, stopping: StoppingConfig, folds: int = 1) -> float:
@@ -194,7 +203,12 @@ def estimate_lines(found: Estimate | None, plan: Plan) -> list[str]:
         if found.wall_stopped < found.wall_hours
         else ""
     )
-    infeasible = f"; {found.infeasible:.0%} of configurations don't fit in memory" if found.infeasible else ""
+    earlier = (
+        f" ({counted(found.earlier, 'kind')} didn't in an earlier check, and had no turn in this one)"
+        if found.earlier
+        else ""
+    )
+    infeasible = f"; {found.infeasible:.0%} of configurations don't fit in memory{earlier}" if found.infeasible else ""
     return [
         f"Cost, measured on this machine{measured}: {found.hours_each:.3g} {device}-hours a full trial, "
         f"{found.hours_all:.3g} for {trials}{stopped}, less where activations are shared{infeasible}.",

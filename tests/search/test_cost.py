@@ -97,12 +97,38 @@ def test_what_does_not_fit_keeps_nothing_else_from_its_turn(
 
     monkeypatch.setattr(cost.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(probing, "probe", probe)
-    for _ in range(6):
-        estimate(here)
+    shares = [found.infeasible for _ in range(6) if (found := estimate(here))]
     assert len(tried) == len(set(tried)) == 6
+    known = sum(not by_batch(config).fits for config in cost._drawn(here)) / len(cost._drawn(here))
+    assert shares == sorted(shares) and shares[-1] == pytest.approx(known), "what one check found the next ones know"
     found = estimate(here)
     assert tried[6] in tried[:6] and found is not None
-    assert (found.measured, found.unreached) == (4, 2), "three that fit, which are remembered, and one of the others"
+    assert (found.measured, found.earlier) == (4, 2), "three that fit, which are remembered, and one of the others"
+    assert found.unreached == 0 and found.infeasible == pytest.approx(known)
+    line = estimate_lines(found, here)[0]
+    assert line.endswith(
+        f"; {known:.0%} of configurations don't fit in memory (2 kinds didn't in an earlier check, and had no turn in "
+        "this one)."
+    )
+
+
+def test_what_diverged_is_no_want_of_memory_afterwards(
+    planned: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = with_(planned, 1, cache=str(tmp_path))
+
+    def probe(config: TrialConfig, *_: object) -> Cost:
+        if config.batch_size == 8:
+            return Cost(1.0, 0.5, 0, 100)
+        raise Diverged("the loss was nan at step 1")
+
+    monkeypatch.setattr(probing, "probe", probe)
+    now = estimate(here)
+    monkeypatch.setattr(cost, "SECONDS", 0.0)
+    later = estimate(here)
+    for found in (now, later):
+        assert found is not None and (found.measured, found.diverged) == (3, 3)
+        assert (found.earlier, found.unreached, found.infeasible) == (0, 0, 0)
 
 
 def by_memory(config: TrialConfig, *_: object) -> Cost:
@@ -251,8 +277,8 @@ def replace_rule(rule: str) -> StoppingConfig:
 def test_sentences(planned: Plan) -> None:
     found = Estimate(
         kinds=3, measured=3, hours_each=0.5, hours_all=5, hours_stopped=2.5, wall_hours=1.25, wall_stopped=0.75, fit=4,
-        device_memory=0, host_memory=2**30, smaller=0, diverged=0, unreached=0, infeasible=0.25, pixels=2**29,
-        activations=0,
+        device_memory=0, host_memory=2**30, smaller=0, diverged=0, earlier=0, unreached=0, infeasible=0.25,
+        pixels=2**29, activations=0,
     )  # fmt: skip
     hours, time, fit, memory, disk = estimate_lines(found, planned)
     assert "0.5 CPU-hours a full trial, 5 for 10 trials, about 2.5 with early stopping" in hours
