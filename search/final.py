@@ -17,7 +17,7 @@ from search.final_evaluation import compared, evaluated
 from search.final_runs import Candidate, candidates_of, same_data, same_weights, train
 from search.folder import SETTINGS
 from search.group import check_room
-from search.identity import code_digest
+from search.identity import code_digest, other_versions, versions
 from search.interval_text import interval_text
 from search.ledger import Ledger, SealedTest, Standing
 from search.model_card import write_model_cards
@@ -86,6 +86,7 @@ def final(
     prepared.save(folder / "data")
     if code_digest() != first.digests.code:
         console.print("The code has changed since the export: figures may differ from the trial's own.")
+    console.print(*dict.fromkeys(one for c in candidates for one in other_versions(c.export.versions, versions())))
 
     started = time.monotonic()
     results = train(candidates, folder, prepared, fit, workers, console)

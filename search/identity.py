@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,7 +60,7 @@ def identity(plan: Plan) -> dict[str, Any]:
         "weights": {name: weights_identity(config, name) for name in config.backbones},
         "code": code_digest(),
         "files": code_files(),
-        "versions": {package: metadata.version(package) for package in PACKAGES},
+        "versions": versions(),
         "first": plan.first,
     }
 
@@ -119,11 +119,7 @@ def refuse_changes(
         )
     if sentences:
         raise Mistake(*sentences)
-    notices = [
-        f"{package} is {now['versions'][package]}, the search was started with {version}: values may differ."
-        for package, version in recorded["versions"].items()
-        if now["versions"].get(package) != version
-    ]
+    notices = other_versions(recorded["versions"], now["versions"])
     if code:
         notices.append(f"The code of trials has changed since the search was started, which was accepted: {code}.")
     return notices
@@ -135,6 +131,20 @@ def _with_new(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
     defaults = flatten(SearchConfig.parse(anything, "defaults").plain())
     absent = object()
     return {k: v for k, v in after.items() if defaults.get(k, absent) == v} | before
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that decide a value, as they are here."""
+    return {package: metadata.version(package) for package in PACKAGES}
+
+
+def other_versions(recorded: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """A sentence for each package that isn't as it was when the search was started."""
+    return [
+        f"{package} is {now[package]}, the search was started with {version}: values may differ."
+        for package, version in recorded.items()
+        if now.get(package, version) != version
+    ]
 
 
 def settings_differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:

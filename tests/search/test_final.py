@@ -1,6 +1,9 @@
 """A final: what it says of the metric that was settled before the search, of the seed's luck, and of the margin."""
 
+import io
 import json
+import re
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from search.console import Console
 from search.export import export, read_export
 from search.final import final
 from search.final_evaluation import reseeded_value
@@ -115,6 +119,29 @@ def test_another_operating_point_is_another_question(found: SearchFolder, made: 
     paths[1].write_text(paths[1].read_text().replace("target: sensitivity", "target: specificity"))
     with pytest.raises(Mistake, match=r"operating_point is specificity 0\.9, in .* it is sensitivity 0\.9"):
         final(paths, seeds=3, output=tmp_path / "out")
+
+
+def test_other_versions_are_told_as_a_resume_tells_them(
+    found: SearchFolder, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it goes on with its runs, which may have begun with others."""
+
+    class GoesOn(Exception):
+        pass
+
+    def goes_on(*_: Any) -> None:
+        raise GoesOn
+
+    monkeypatch.setattr("search.final.train", goes_on)
+    paths = [path for path, _ in export(found, tmp_path / "best.yaml", per="backbone")]
+    for version in (None, "0.1"):
+        for path in paths if version else []:
+            path.write_text(re.sub("pillow: .*", f"pillow: '{version}'", path.read_text()))
+        output = io.StringIO()
+        with pytest.raises(GoesOn):
+            final(paths, seeds=3, console=Console(output))
+        told = f"pillow is {metadata.version('pillow')}, the search was started with {version}: values may differ."
+        assert output.getvalue().count("values may differ") == output.getvalue().count(told) == (version is not None)
 
 
 def test_what_limits_every_figure_goes_with_it(result: dict[str, Any], made: Path) -> None:

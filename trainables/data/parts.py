@@ -53,8 +53,8 @@ class Part:
     def digest(self) -> str:
         """SHA-256 of what can be learned from this part: its images and labels, row by row.
 
-        Not of what decoded the images: a trial goes on from its checkpoints where that has changed, which a resume
-        tells (`search.identity`), as it does where torch has.
+        Not of what decoded the images: a trial, or a final's run, goes on from its checkpoints where that has changed,
+        which a resume and a final tell (`search.identity`), as they do where torch has.
         """
         labels = self.labels.nan_to_num(nan=-2.0).tolist()
         return digest({"images": self.contents or self.key, "labels": labels, "units": self.units.digest()})
