@@ -25,7 +25,7 @@ from search.cluster import PACKAGES, Node, first_line, nodes, trials_at_once, wa
 from search.shadowing import finder, shadowed
 from spaces.mistakes import Mistake
 from spaces.sources import DECODERS
-from trainables.data.stored import ACTIVATIONS
+from trainables.data.stored import ACTIVATIONS, PIXELS
 from trainables.files import write_text
 
 if TYPE_CHECKING:
@@ -63,8 +63,6 @@ class Question(TypedDict):
     """Bytes that were asked for by number; 0 where a share of what is free is taken."""
     checkpoints: str
     """Address in an object store; empty where checkpoints lie in the storage."""
-    kept: str
-    """Folder of kept activations in the cache."""
     accelerators: bool
 
 
@@ -172,7 +170,6 @@ def question(plan: Plan, folder: Path, marks: Path) -> Question:
         "pixels": pixel_files(plan),
         "activations": 0 if isinstance(config.activations, str) else int(config.activations * GIB),
         "checkpoints": config.checkpoints or "",
-        "kept": ACTIVATIONS,
         "accelerators": config.resources.accelerators > 0,
     }
 
@@ -187,7 +184,7 @@ def pixel_files(plan: Plan) -> dict[str, int]:
     files = {}
     for rows, specs in pixels_of_trials(config, space, prepared, policies):
         for pixels in open_many(prepared.manifest.take(rows), specs, plan.cache):
-            files[f"pixels/{pixels.key}"] = pixels.array.nbytes
+            files[f"{PIXELS}/{pixels.key}"] = pixels.array.nbytes
     return files
 
 
@@ -258,9 +255,9 @@ def _cache(asked: Question) -> str:
         return f"can't write to the cache {cache}; name another folder (cache)"
     from trainables.data.stored import unwanted
 
-    kept = sum(file.stat().st_size for file in (cache / asked["kept"]).glob("*/array"))
+    kept = sum(file.stat().st_size for file in (cache / ACTIVATIONS).glob("*/array"))
     pixels = sum(size for path, size in asked["pixels"].items() if not (cache / path).exists())
-    old = [folder for folder in unwanted(cache / "pixels") if f"pixels/{folder.name}" not in asked["pixels"]]
+    old = [folder for folder in unwanted(cache / PIXELS) if f"{PIXELS}/{folder.name}" not in asked["pixels"]]
     unneeded = sum(map(_bytes, old))  # makes room where it has to
     needed, free = pixels + max(0, asked["activations"] - kept), shutil.disk_usage(there).free + unneeded
     if needed > free:

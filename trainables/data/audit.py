@@ -19,7 +19,8 @@ import numpy as np
 from trainables.data.contents import cpus, try_content_hashes
 from trainables.data.images import SUFFIXES, BadImage, Size, open_image, read_header
 from trainables.data.manifest import Manifest
-from trainables.data.near import Hashes, Progress, labels_numbered, looking_alike, perceptual_hashes, several
+from trainables.data.near import Hashes, labels_numbered, looking_alike, perceptual_hashes, several
+from trainables.data.pixels import Progress
 from trainables.data.problems import Problems
 from trainables.data.readers.paths import ignored, printable
 

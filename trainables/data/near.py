@@ -5,7 +5,7 @@ Images are looked at by threads, since reading and decoding wait for the disk an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from trainables.data.hamming import near_components
 from trainables.data.images import BadImage, open_image
 from trainables.data.manifest import Manifest
 from trainables.data.memory import Memory
+from trainables.data.pixels import Progress
 
 SIDE = 16
 """A hash has SIDE x SIDE bits: which of an image's low frequencies are above their median."""
@@ -32,8 +33,6 @@ _WORDS = SIDE * SIDE // 64
 _DECODED = (128, 128)  # a JPEG's decoder may shrink down to this; the hash itself is made from 64 x 64 pixels
 _AT_ONCE = 512  # images after which hashes are remembered: what a stopped start has to do again
 _A_STEP = 16  # images between two reports of progress
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
