@@ -131,8 +131,8 @@ def test_a_trial_on_resident_pixels_is_the_same(
     copies: list[str] = []
 
     class Counting(Resident):
-        def copy_of(self, key: str, host: torch.Tensor, device: torch.device) -> torch.Tensor | None:
-            copies.extend([key] if (key, device) not in self.held else [])
+        def copy_of(self, key: str | None, host: torch.Tensor, device: torch.device) -> torch.Tensor | None:
+            copies.extend([key] if key is not None and (key, device) not in self.held else [])
             return super().copy_of(key, host, device)
 
     resident = Counting(lambda _: 1 << 30)
