@@ -97,7 +97,11 @@ def _figures(
         "ratios": ratios,
         "repeats": {side: len(runs[side]) for side in runs},
         "wall": {side: median_and_range(walls[side]) for side in sides},
-        "scaled": len(part) < len(trials) or any(o.epochs < setting.epochs for o in runs["plain"]),
+        "scaled": [
+            side
+            for side in BASELINES
+            if runs.get(side) and (len(part) < len(trials) or any(o.epochs < setting.epochs for o in runs[side]))
+        ],
         "epochs_of_plain": [o.epochs for o in runs["plain"]],
         "building": {side: median_and_range([o.building for o in runs[side]]) for side in sides},
         "around": {side: median_and_range([o.around() for o in runs[side]]) for side in sides},
@@ -144,12 +148,13 @@ def table(regimes: Sequence[dict[str, Any]]) -> Group:
         "strong, plain",
     )
     for one in regimes:
-        star, counts, apart = "*" if one["scaled"] else "", one["counts"], one["agreement"]
+        star = {side: "*" if side in one["scaled"] else "" for side in SIDES}
+        counts, apart = one["counts"], one["agreement"]
         ratios = one["ratios"]
         times.add_row(
             f"{one['regime']}, {one['images']['kind']}",
             f"{len(one['trials'])}",
-            *(f"{one['wall'][side][0]:,.0f}{star}" if side in ratios else "" for side in BASELINES),
+            *(f"{one['wall'][side][0]:,.0f}{star[side]}" if side in ratios else "" for side in BASELINES),
             f"{one['wall']['ours'][0]:,.0f}",
             f"{one['building']['ours'][0]:.0f}",
             *(_spread(ratios[side]["wall"]) if side in ratios else "" for side in BASELINES),
@@ -161,9 +166,7 @@ def table(regimes: Sequence[dict[str, Any]]) -> Group:
         checks.add_row(
             one["regime"],
             *(
-                ", ".join(
-                    f"{side} {counts[side][what]:,}{star if side != 'ours' else ''}" for side in SIDES if side in counts
-                )
+                ", ".join(f"{side} {counts[side][what]:,}{star[side]}" for side in SIDES if side in counts)
                 for what in ("decoded", "computed")
             ),
             str(counts["ours"]["builds"]),
