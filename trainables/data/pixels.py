@@ -162,9 +162,7 @@ def open_many(
                 "another folder."
             ) from None
         raise
-    opened = {
-        key: Pixels(ready[key], key, decoded[key], contents_key(manifest, spec)) for key, spec in wanted.items()
-    }
+    opened = {key: Pixels(ready[key], key, decoded[key], contents_key(manifest, spec)) for key, spec in wanted.items()}
     pixels = []
     for key in keys:
         pixels.append(opened[key])
