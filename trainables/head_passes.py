@@ -44,7 +44,7 @@ def masses_of(members: Sequence[Member], data: TrialData) -> tuple[Tensor, Tenso
 
     def seen(member: Member) -> tuple[torch.Size, bytes]:
         masses = made(member)
-        return masses.shape, hashlib.blake2b(masses.flatten().numpy()).digest()
+        return masses.shape, hashlib.blake2b(masses.numpy().tobytes()).digest()
 
     of_trials = [seen(member) for member in members]
     different = list(dict.fromkeys(of_trials))
