@@ -141,7 +141,8 @@ def versions() -> dict[str, str]:
 def other_versions(recorded: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """A sentence for each package that isn't as it was when the search was started."""
     return [
-        f"{package} is {now[package]}, the search was started with {version}: values may differ."
+        f"{package} is {now[package]}, the search was started with {version}: values may differ; install that one for "
+        "the same."
         for package, version in recorded.items()
         if now.get(package, version) != version
     ]

@@ -92,7 +92,7 @@ NOT_TYPED: dict[str, dict[str, str]] = {
         "python -m benchmarks.sampler --repeats 60": FIGURES,
         "python -m benchmarks.search": FIGURES,
         "python -m benchmarks.search --equal-quality --trials 10 --epochs 6 --repeats 1": FIGURES,
-        "python -m benchmarks.search --regime NAME --repeats 1 --plain-repeats 1 --plain-epochs 3": FIGURES,
+        "python -m benchmarks.search --regime NAME --repeats 3 --plain-repeats 1 --plain-epochs 3": FIGURES,
         "python -m benchmarks.search.inside": FIGURES,
         "python -m benchmarks.statistics": FIGURES,
     },

@@ -122,7 +122,7 @@ def test_other_decoders_are_told_before_anything_runs(
 ) -> None:
     """A resume with another version of what decodes images says so, as of every other package, and goes on."""
     found, version = recorded(tmp_path, ended=2, running=0), metadata.version
-    sentence = f"{package} is 0.1, the search was started with {version(package)}: values may differ."
+    sentence = f"{package} is 0.1, the search was started with {version(package)}: values may differ;"
     monkeypatch.setattr(identity.metadata, "version", lambda name: "0.1" if name == package else version(name))
     said = io.StringIO()
     monkeypatch.setattr(launch, "_drive", lambda *_: said.write("Ray starts"))

@@ -140,7 +140,7 @@ def test_other_versions_are_told_as_a_resume_tells_them(
         output = io.StringIO()
         with pytest.raises(GoesOn):
             final(paths, seeds=3, console=Console(output))
-        told = f"pillow is {metadata.version('pillow')}, the search was started with {version}: values may differ."
+        told = f"pillow is {metadata.version('pillow')}, the search was started with {version}: values may differ;"
         assert output.getvalue().count("values may differ") == output.getvalue().count(told) == (version is not None)
 
 
