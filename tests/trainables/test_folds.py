@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,18 +41,7 @@ def test_the_value_is_the_mean_over_folds(digits: Digits, folded: Prepared, tmp_
         return trial_data(folded, digits.dataset, config.resolution, store_resolution(config), digits.cache, fold=fold)
 
     alone = [fine_tune(config, data(fold)) for fold in range(FOLDS)]
-    told: list[EpochReport] = []
-
-    class Killed(Exception):
-        pass
-
-    def until(report: EpochReport) -> None:
-        told.append(report)
-        if report.epoch == 3:
-            raise Killed
-
-    with pytest.raises(Killed):
-        fine_tune_folds(config, data, FOLDS, tmp_path, until, Place())
+    told = killed_at_epoch_3(config, data, tmp_path)
     again: list[EpochReport] = []
     valued = fine_tune_folds(config, data, FOLDS, tmp_path, again.append, Place())
     assert [r.epoch for r in told] == [1, 2, 3] and [r.epoch for r in again] == [1, 2, 3, 4, 5, 6]
@@ -90,18 +80,8 @@ def test_a_trial_goes_on_where_others_decode(
     """As after an upgrade of Pillow: from the checkpoints of its folds, with the pixels as they are decoded now."""
     config = digits.config(trained_blocks=0, level=1, epochs=2)
     data = partial(data_of, digits, folded, config)
-    before, told, again = data(0), list[EpochReport](), list[EpochReport]()
-
-    class Killed(Exception):
-        pass
-
-    def until(report: EpochReport) -> None:
-        told.append(report)
-        if report.epoch == 3:
-            raise Killed
-
-    with pytest.raises(Killed):
-        fine_tune_folds(config, data, FOLDS, tmp_path, until, Place())
+    before, again = data(0), list[EpochReport]()
+    told = killed_at_epoch_3(config, data, tmp_path)
     monkeypatch.setattr("trainables.data.pixels.DECODERS", {**DECODERS, "pillow": "0.1"})
     fine_tune_folds(config, data, FOLDS, tmp_path, again.append, Place())
     assert data(0).train.file != before.train.file and data(0).train.key != before.train.key
@@ -170,3 +150,20 @@ def test_an_image_is_drawn_alike_in_every_fold(digits: Digits, folded: Prepared)
         for row, image in zip(rows.tolist(), prefix(torch.arange(len(rows))), strict=True):
             assert torch.equal(seen.setdefault(row, image), image)
     assert len(seen) == len(folded.manifest)
+
+
+def killed_at_epoch_3(config: TrialConfig, data: Callable[[int], TrialData], folder: Path) -> list[EpochReport]:
+    """What a trial told before it was killed; its checkpoints lie in the folder."""
+    told: list[EpochReport] = []
+
+    class Killed(Exception):
+        pass
+
+    def until(report: EpochReport) -> None:
+        told.append(report)
+        if report.epoch == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fine_tune_folds(config, data, FOLDS, folder, until, Place())
+    return told
