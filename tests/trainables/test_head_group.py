@@ -223,18 +223,21 @@ def any_copy(monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
     return lambda: any(copy() is not None for copy in copies)
 
 
-@pytest.mark.parametrize("kept", [True, False])
-def test_copies_make_way_before_a_group_is_cut(
-    digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
-) -> None:
-    """Kept or computed live: while any copy is there, no step fits."""
+@pytest.fixture(params=[True, False], ids=["kept", "live"])
+def group(request: pytest.FixtureRequest, digits: Digits, tmp_path: Path) -> Callable[[], list[Member]]:
+    """Trains a group of heads whose features are kept, or computed live."""
     several = configs(digits)
-    data = digits.data(several[0])
-    store = ActivationStore(tmp_path / "activations", 1 << 30) if kept else None
-    whole, _ = fine_tune_heads(several, data, store=store)
-    there = any_copy(monkeypatch)
+    store = ActivationStore(tmp_path / "activations", 1 << 30) if request.param else None
+    return lambda: fine_tune_heads(several, digits.data(several[0]), store=store)[0]
+
+
+def test_copies_make_way_before_a_group_is_cut(
+    group: Callable[[], list[Member]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While any copy is there, no step fits."""
+    whole, there = group(), any_copy(monkeypatch)
     tried = lacking(monkeypatch, lambda *_: there())
-    members, _ = fine_tune_heads(several, data, store=store)
+    members = group()
     RESIDENT.make_way()
     steps = len(whole[0].reports[0].step_losses)
     assert set(tried) == {5} and 3 * steps < len(tried) <= 3 * (steps + 1), "at most once an epoch it fell short"
@@ -242,16 +245,11 @@ def test_copies_make_way_before_a_group_is_cut(
         assert_same(found, wanted)
 
 
-@pytest.mark.parametrize("kept", [True, False])
 def test_copies_make_way_for_evaluation(
-    digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
+    digits: Digits, group: Callable[[], list[Member]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While any copy is there, not one image can be evaluated."""
-    several = configs(digits)
-    data = digits.data(several[0])
-    store = ActivationStore(tmp_path / "activations", 1 << 30) if kept else None
-    whole, _ = fine_tune_heads(several, data, store=store)
-    there, outputs, short = any_copy(monkeypatch), HeadStack.outputs, list[int]()
+    whole, there, outputs, short = group(), any_copy(monkeypatch), HeadStack.outputs, list[int]()
 
     def limited(self: HeadStack, k: int, features: torch.Tensor) -> torch.Tensor:
         if there():
@@ -260,9 +258,11 @@ def test_copies_make_way_for_evaluation(
         return outputs(self, k, features)
 
     monkeypatch.setattr(HeadStack, "outputs", limited)
-    members, _ = fine_tune_heads(several, data, store=store)
+    members = group()
     RESIDENT.make_way()
-    assert short[0] == len(data.validation) and len(short) <= 3, "at most once an epoch it fell short"
+    assert short[0] == len(digits.data(configs(digits)[0]).validation) and len(short) <= 3, (
+        "at most once an epoch it fell short"
+    )
     for found, wanted in zip(members, whole, strict=True):
         assert_same(found, wanted)
 
